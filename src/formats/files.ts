@@ -1,0 +1,210 @@
+import { randomBytes } from "node:crypto";
+import { type FileHandle, mkdir, open, readFile, readdir, realpath, rename, rm, rmdir, stat } from "node:fs/promises";
+import { basename, dirname, join, relative, resolve, sep } from "node:path";
+import { StrutError } from "../errors.ts";
+import type { ByteSource } from "./safetensors.ts";
+
+/** Node reads and writes at most 2^31 - 1 bytes at once; this much is as fast. */
+const most = 2 ** 28;
+
+/** What the system said, as a sentence with what to do. */
+export function fileError(cause: unknown, path: string, doing: "read" | "write"): StrutError {
+  if (cause instanceof StrutError) return cause;
+  const { code, message } = cause as NodeJS.ErrnoException;
+  const tell = (sentence: string, hint: string): StrutError => new StrutError("files", sentence, { path, hint, cause });
+  const unchanged = "Nothing was left half-written.";
+  switch (code) {
+    case "ENOENT":
+      return doing === "read"
+        ? tell(`There is no file or folder ${path}.`, "Check the spelling, and that the path is relative to where the command runs.")
+        : tell(`${path} cannot be written, because its folder does not exist.`, "Create the folder first, or choose another one.");
+    case "ENOTDIR":
+      return tell(`${path} cannot be ${doing === "read" ? "read" : "written"}: a part of this path is a file, expected a folder.`, "Check the path.");
+    case "EISDIR":
+      return tell(`${path} is a folder, expected a file.`, "Name a file inside of it.");
+    case "EACCES":
+    case "EPERM":
+    case "EROFS":
+      return tell(`${path} may not be ${doing === "read" ? "read" : "written"} (${code}).`, "Check its permissions, or choose another place.");
+    case "ENOSPC":
+    case "EDQUOT":
+      return tell(`The disk is full: ${path} could not be written.`, `${unchanged} Free some space, or choose another place, and run this again.`);
+    case "EFBIG":
+      return tell(`${path} would be larger than this file system allows.`, `${unchanged} Write smaller shards.`);
+    default:
+      return tell(`${path} could not be ${doing === "read" ? "read" : "written"}: ${code ?? message}.`, doing === "write" ? unchanged : "Check that the file and its disk are in order.");
+  }
+}
+
+/** Opens a file for reading in pieces; symbolic links are followed. Close it when done. */
+export async function fileSource(path: string): Promise<ByteSource & { close(): Promise<void> }> {
+  let handle: FileHandle | undefined;
+  try {
+    handle = await open(path, "r");
+    const status = await handle.stat();
+    if (status.isDirectory()) throw Object.assign(new Error("folder"), { code: "EISDIR" });
+    return sourceOf(handle, status.size, path);
+  } catch (cause) {
+    await handle?.close();
+    throw fileError(cause, path, "read");
+  }
+}
+
+function sourceOf(handle: FileHandle, size: number, path: string): ByteSource & { close(): Promise<void> } {
+  return {
+    size,
+    async read(offset, length) {
+      const bytes = new Uint8Array(length);
+      for (let done = 0; done < length; ) {
+        const piece = Math.min(most, length - done);
+        const { bytesRead } = await handle.read(bytes, done, piece, offset + done).catch((cause: unknown) => {
+          throw fileError(cause, path, "read");
+        });
+        if (bytesRead === 0)
+          throw new StrutError("files", `${path} ended at byte ${offset + done}, expected ${size} bytes as when it was opened.`, {
+            path,
+            hint: "Something else changed the file meanwhile; run this again when it is finished.",
+          });
+        done += bytesRead;
+      }
+      return bytes;
+    },
+    close: () => handle.close(),
+  };
+}
+
+/** Reads a small text file whole. */
+export async function readText(path: string): Promise<string> {
+  try {
+    return await readFile(path, "utf8");
+  } catch (cause) {
+    throw fileError(cause, path, "read");
+  }
+}
+
+/** What `writeAtomically` writes through; tests put a failing one in its place. */
+export interface WritableFile {
+  write(bytes: Uint8Array): Promise<void>;
+  sync(): Promise<void>;
+  close(): Promise<void>;
+}
+
+export interface WriteOptions {
+  /** Opens the temporary file; defaults to Node's. */
+  openFile?: (path: string) => Promise<WritableFile>;
+}
+
+async function openForWriting(path: string): Promise<WritableFile> {
+  const handle = await open(path, "wx");
+  return {
+    async write(bytes) {
+      for (let done = 0; done < bytes.length; )
+        done += (await handle.write(bytes, done, Math.min(most, bytes.length - done))).bytesWritten;
+    },
+    sync: () => handle.sync(),
+    close: () => handle.close(),
+  };
+}
+
+const unique = (): string => `${process.pid}-${randomBytes(4).toString("hex")}`;
+
+/**
+ * Writes a file whole or not at all: to a temporary file in the same folder, forced to disk, then renamed over `path`.
+ * `content` may be a function that writes piece by piece. Whatever fails, the temporary file goes and `path` stays as it was.
+ */
+export async function writeAtomically(
+  path: string,
+  content: Uint8Array | string | ((write: (bytes: Uint8Array) => Promise<void>) => Promise<void>),
+  { openFile = openForWriting }: WriteOptions = {},
+): Promise<void> {
+  const temporary = join(dirname(path), `.${basename(path)}.${unique()}.tmp`);
+  let file: WritableFile | undefined;
+  try {
+    if ((await stat(path).catch(() => undefined))?.isDirectory()) throw Object.assign(new Error("folder"), { code: "EISDIR" });
+    file = await openFile(temporary);
+    const target = file;
+    if (typeof content === "function") await content((bytes) => target.write(bytes));
+    else await target.write(typeof content === "string" ? new TextEncoder().encode(content) : content);
+    await target.sync();
+    file = undefined;
+    await target.close();
+    await rename(temporary, path);
+  } catch (cause) {
+    await file?.close().catch(() => undefined);
+    await rm(temporary, { force: true });
+    throw isSystemError(cause) ? fileError(cause, path, "write") : cause;
+  }
+  await syncFolder(dirname(path));
+}
+
+const isSystemError = (error: unknown): boolean => error instanceof Error && typeof (error as NodeJS.ErrnoException).code === "string" && !(error instanceof StrutError);
+
+/** Makes a rename last through a power cut, where the system can (Windows cannot open folders). */
+async function syncFolder(folder: string): Promise<void> {
+  const handle = await open(folder, "r").catch(() => undefined);
+  await handle?.sync().catch(() => undefined);
+  await handle?.close();
+}
+
+/**
+ * Fills a folder whole or not at all: `fill` writes into a temporary folder beside `folder`, which is renamed at the end.
+ * A folder that already holds something is refused, or replaced as a whole with `overwrite`.
+ */
+export async function writeFolderAtomically(
+  folder: string,
+  fill: (temporary: string) => Promise<void>,
+  { overwrite = false }: { overwrite?: boolean } = {},
+): Promise<void> {
+  const path = await realpath(folder).catch(() => resolve(folder));
+  await checkFolder(path, folder, overwrite);
+  const aside = (kind: string): string => join(dirname(path), `.${basename(path)}.${unique()}.${kind}`);
+  const temporary = aside("tmp");
+  try {
+    await mkdir(dirname(path), { recursive: true });
+    await mkdir(temporary);
+    await fill(temporary);
+    await syncFolder(temporary);
+    await replaceFolder(temporary, path, aside("old"), overwrite);
+  } catch (cause) {
+    await rm(temporary, { recursive: true, force: true });
+    throw isSystemError(cause) ? fileError(cause, folder, "write") : cause;
+  }
+  await syncFolder(dirname(path));
+}
+
+async function checkFolder(path: string, shown: string, overwrite: boolean): Promise<void> {
+  const status = await stat(path).catch(() => undefined);
+  if (status === undefined) return;
+  if (!status.isDirectory())
+    throw new StrutError("files", `${shown} is a file, expected a folder to write into.`, { path: shown, hint: "Choose another folder." });
+  const inside = await readdir(path);
+  if (inside.length === 0) return;
+  if (!overwrite)
+    throw new StrutError("files", `The folder ${shown} is not empty: it holds ${inside.slice(0, 3).join(", ")}${inside.length > 3 ? ", …" : ""}.`, {
+      path: shown,
+      hint: "Choose a new folder, or allow overwriting.",
+    });
+  const toHere = relative(path, process.cwd());
+  if (toHere !== ".." && !toHere.startsWith(`..${sep}`))
+    throw new StrutError("files", `The folder ${shown} holds the current folder, so it is not replaced.`, { path: shown, hint: "Choose a new folder." });
+}
+
+async function replaceFolder(from: string, to: string, aside: string, overwrite: boolean): Promise<void> {
+  if (!overwrite) {
+    await rmdir(to).catch((error: NodeJS.ErrnoException) => {
+      if (error.code !== "ENOENT") throw error;
+    });
+    return rename(from, to);
+  }
+  const moved = await rename(to, aside).then(() => true, (error: NodeJS.ErrnoException) => {
+    if (error.code === "ENOENT") return false;
+    throw error;
+  });
+  try {
+    await rename(from, to);
+  } catch (error) {
+    if (moved) await rename(aside, to);
+    throw error;
+  }
+  if (moved) await rm(aside, { recursive: true, force: true });
+}
