@@ -139,3 +139,14 @@ function checkRanges(entries: ReadonlyMap<string, TensorEntry>, dataSize: number
   }
   if (covered !== dataSize) fail(`${dataSize - covered} bytes follow the last tensor, expected none`);
 }
+
+export function findEntry(entries: ReadonlyMap<string, TensorEntry>, tensor: string, path: string): TensorEntry {
+  const entry = entries.get(tensor);
+  if (entry !== undefined) return entry;
+  const near = nearest(tensor, entries.keys()).map((other) => JSON.stringify(other));
+  throw refusal(
+    path,
+    `there is no tensor ${JSON.stringify(tensor)} among its ${entries.size}`,
+    near.length > 0 ? `Did you mean ${near.join(" or ")}?` : "List the names with `entries`.",
+  );
+}

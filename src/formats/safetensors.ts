@@ -1,5 +1,4 @@
-import { nearest } from "../errors.ts";
-import { type SafetensorsHeader, type TensorEntry, parseHeader, refusal } from "./safetensors-header.ts";
+import { type SafetensorsHeader, findEntry, parseHeader, refusal } from "./safetensors-header.ts";
 import { strictText } from "./safetensors-json.ts";
 
 export type { FileDType, TensorEntry } from "./safetensors-header.ts";
@@ -57,20 +56,9 @@ export async function openSafetensors(source: ByteSource, name: string): Promise
     name,
     headerText,
     async read(tensor) {
-      const entry = entryOf(header, tensor, name);
+      const entry = findEntry(header.entries, tensor, name);
       return entry.begin === entry.end ? new Uint8Array(0) : source.read(dataStart + entry.begin, entry.end - entry.begin);
     },
     close: async () => source.close?.(),
   };
-}
-
-function entryOf(header: SafetensorsHeader, tensor: string, name: string): TensorEntry {
-  const entry = header.entries.get(tensor);
-  if (entry !== undefined) return entry;
-  const near = nearest(tensor, header.entries.keys()).map((other) => JSON.stringify(other));
-  throw refusal(
-    name,
-    `there is no tensor ${JSON.stringify(tensor)} among its ${header.entries.size}`,
-    near.length > 0 ? `Did you mean ${near.join(" or ")}?` : "List the names with `entries`.",
-  );
 }
