@@ -1,0 +1,89 @@
+import { StrutError } from "../errors.ts";
+import type { Backend, BackendName, Block, Kernels } from "./backends/backend.ts";
+import { SCRATCH_FLOATS } from "./backends/signatures.ts";
+import { Pool } from "./memory.ts";
+
+export interface StartOptions {
+  /** native, wasm or reference; defaults to STRUT_BACKEND, else to the fastest that works. */
+  backend?: BackendName | undefined;
+  /** Compute threads; defaults to STRUT_THREADS, else to the processors available. */
+  threads?: number | undefined;
+  /** CPU variant of the native backend: avx512, avx2 or baseline; defaults to STRUT_CPU, else the best this machine has. */
+  cpu?: string | undefined;
+}
+
+export interface Engine {
+  readonly backend: Backend;
+  readonly pool: Pool;
+  readonly scratch: { readonly dtype: "f32"; readonly block: Block; readonly offset: 0 };
+  /** Why faster backends were passed over, for `strut info`. */
+  readonly notes: readonly string[];
+}
+
+let current: Engine | undefined;
+
+/** The running engine; throws before `start`. */
+export function engine(): Engine {
+  if (!current) throw new StrutError("engine", "an operation ran before the engine was started", { hint: "Call `await start()` once, first." });
+  return current;
+}
+
+export const kernels = (): Kernels => engine().backend.kernels;
+
+const environment = (name: string): string | undefined => globalThis.process?.env?.[name] || undefined;
+
+/** The value if it is one of those allowed, else a StrutError that names the variable. */
+function oneOf<T extends string>(value: string | undefined, allowed: readonly T[], what: string): T | undefined {
+  if (value === undefined || allowed.includes(value as T)) return value as T | undefined;
+  throw new StrutError("usage", `${what} is "${value}"; it must be one of ${allowed.join(", ")}`, { hint: `Unset ${what} to let strut choose.` });
+}
+
+/**
+ * Starts the compute engine: native kernels where they were built, else WebAssembly, else plain TypeScript.
+ * Calling it again returns the running engine; asking for another backend then is an error.
+ *
+ * @example
+ * const engine = await start({ threads: 1 });
+ * console.log(engine.backend.name);
+ */
+export async function start(options: StartOptions = {}): Promise<Engine> {
+  const wanted = oneOf(options.backend ?? environment("STRUT_BACKEND"), ["native", "wasm", "reference"], "STRUT_BACKEND");
+  const cpu = oneOf(options.cpu ?? environment("STRUT_CPU"), ["avx512", "avx2", "baseline"], "STRUT_CPU");
+  const asked = options.threads ?? (environment("STRUT_THREADS") === undefined ? undefined : Number(environment("STRUT_THREADS")));
+  if (asked !== undefined && !(Number.isInteger(asked) && asked >= 1 && asked <= 256))
+    throw new StrutError("usage", `STRUT_THREADS is ${asked}; it must be a whole number from 1 to 256`);
+  if (current) {
+    if (wanted && current.backend.name !== wanted)
+      throw new StrutError("engine", `the engine already runs on ${current.backend.name}; ${wanted} was asked for`, { hint: "Call `stop()` first; tensors of the old engine are lost." });
+    return current;
+  }
+  const threads = asked ?? globalThis.navigator?.hardwareConcurrency ?? (await import("node:os")).availableParallelism();
+  const notes: string[] = [];
+  const order: BackendName[] = wanted ? [wanted] : ["native", "wasm", "reference"];
+  for (const name of order) {
+    try {
+      current = engineOn(await load(name, threads, cpu), notes);
+      return current;
+    } catch (error) {
+      if (wanted || (error as StrutError).code === "usage") throw error;
+      notes.push(`${name}: ${(error as Error).message}`);
+    }
+  }
+  throw new StrutError("engine", `no backend could be started: ${notes.join("; ")}`);
+}
+
+async function load(name: BackendName, threads: number, cpu: string | undefined): Promise<Backend> {
+  if (name === "native") return (await import("./backends/native.ts")).nativeBackend(threads, cpu);
+  if (name === "wasm") return (await import("./backends/wasm.ts")).wasmBackend();
+  return (await import("./backends/reference.ts")).referenceBackend();
+}
+
+function engineOn(backend: Backend, notes: readonly string[]): Engine {
+  return { backend, notes, pool: new Pool(backend), scratch: { dtype: "f32", block: backend.allocate(SCRATCH_FLOATS * 4), offset: 0 } };
+}
+
+/** Stops the engine's threads and forgets it; its tensors can no longer be used. */
+export function stop(): void {
+  current?.backend.stop();
+  current = undefined;
+}
