@@ -9,8 +9,9 @@ export interface LibraryTokenizer {
 
 interface Model {
   vocab: string[];
-  config: { ignore_merges?: boolean; end_of_word_suffix?: string | null; continuing_subword_prefix?: string | null };
-  unk_token?: string;
+  config: { byte_fallback?: boolean; ignore_merges?: boolean; end_of_word_suffix?: string | null; continuing_subword_prefix?: string | null };
+  unk_token?: string | null;
+  tokens_to_ids: ReadonlyMap<string, number>;
   fuse_unk: boolean;
   /** Present in byte-pair models. */
   merges?: [string, string][];
@@ -24,34 +25,34 @@ interface Decoder {
   decode_chain(tokens: string[]): string[];
 }
 
-/** Where @huggingface/tokenizers 0.2.0 differs from the Rust library, it is brought in line here. */
+/**
+ * Where byte-pair models and byte fallback of @huggingface/tokenizers 0.2.0 differ from the Rust library, they are brought in line:
+ * unknown tokens fuse within a word and not across words, unknown characters of a vocabulary without an unknown token vanish
+ * before merging instead of after, and byte tokens become text as described at `byteFallback`.
+ */
 export function repair(inner: LibraryTokenizer): void {
   const { model } = inner;
   if (model.merges !== undefined) {
     const split = safeSplit(model, model.merges);
-    const fuse = model.fuse_unk;
-    model._call = (words) => {
-      const tokens: string[] = [];
-      for (const word of words) {
-        let unknown = false;
-        for (const token of model.encode(split(word))) {
-          const known = token !== model.unk_token;
-          if (known || !unknown || !fuse) tokens.push(token);
-          unknown = !known;
-        }
-      }
-      return tokens;
-    };
+    model._call = (words) => words.flatMap((word) => fuseUnknown(model.encode(split(known(word, model))), model));
   }
   for (const decoder of decoders(inner.decoder)) if (decoder.config.type === "ByteFallback") decoder.decode_chain = byteFallback;
 }
+
+const known = (word: string, { config, unk_token, tokens_to_ids }: Model): string =>
+  unk_token || config.byte_fallback || affixed(config) ? word : [...word].filter((character) => tokens_to_ids.has(character)).join("");
+
+const affixed = (config: Model["config"]): boolean => Boolean(config.end_of_word_suffix || config.continuing_subword_prefix);
+
+const fuseUnknown = (tokens: string[], { fuse_unk, unk_token }: Model): string[] =>
+  fuse_unk ? tokens.filter((token, i) => token !== unk_token || tokens[i - 1] !== unk_token) : tokens;
 
 /**
  * Cuts a word where no merge can reach across: between characters x and y if no merged token contains xy.
  * The tokens stay the same, but long texts without a pre-tokenizer become short pieces that the library caches.
  */
 function safeSplit({ config }: Model, merges: [string, string][]): (word: string) => string[] {
-  if (config.ignore_merges || config.end_of_word_suffix || config.continuing_subword_prefix) return (word) => [word];
+  if (config.ignore_merges || affixed(config)) return (word) => [word];
   const joined = new Set<string>();
   for (const [left, right] of merges) {
     const characters = [...left, ...right];
