@@ -64,7 +64,7 @@ function withoutWeights(path: string, names: string[]): StrutError {
 
 async function single(path: string, file: string): Promise<WeightFolder> {
   const opened = await openSafetensorsFile(file);
-  return { path, entries: opened.entries, files: [opened], metadata: opened.metadata, read: opened.read, close: opened.close };
+  return { path, entries: opened.entries, files: [opened], metadata: opened.metadata, read: (tensor) => opened.read(tensor), close: () => opened.close() };
 }
 
 async function openShards(indexPath: string): Promise<WeightFolder> {

@@ -38,7 +38,7 @@ function apply(start: Uint8Array, list: readonly Edit[]): Uint8Array {
   return Uint8Array.from(bytes);
 }
 
-const options = { seed: 20260101, numRuns: 3000, interruptAfterTimeLimit: 4000, markInterruptAsFailure: false };
+const options = { seed: 20260101, numRuns: 6000, interruptAfterTimeLimit: 1500, markInterruptAsFailure: false };
 
 /** A file that opens accounts for every byte, gives each tensor, and is written again byte-equal. */
 async function opensConsistentlyOrRefuses(bytes: Uint8Array): Promise<boolean> {

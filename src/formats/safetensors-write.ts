@@ -25,15 +25,15 @@ interface Layout<T> {
 type Described = Pick<TensorToWrite, "name" | "dtype" | "shape">;
 
 const compareUtf8 = (a: string, b: string): number => {
-  const left = [...a];
-  const right = [...b];
+  const left = Array.from(a);
+  const right = Array.from(b);
   for (let i = 0; i < left.length && i < right.length; i++)
     if (left[i] !== right[i]) return left[i]!.codePointAt(0)! - right[i]!.codePointAt(0)!;
   return left.length - right.length;
 };
 
 /** Plans a file as the reference library does: dtypes of higher rank first, then by name, the header padded to 8 bytes. */
-export function layout<T extends Described>(tensors: readonly T[], path: string, { metadata, template }: LayoutOptions = {}): Layout<T> {
+function layout<T extends Described>(tensors: readonly T[], path: string, { metadata, template }: LayoutOptions = {}): Layout<T> {
   const sizes = new Map<string, number>();
   for (const { name, dtype, shape } of tensors) {
     const quoted = JSON.stringify(name);
@@ -65,13 +65,15 @@ export function layout<T extends Described>(tensors: readonly T[], path: string,
 const byRange = (a: TensorEntry, b: TensorEntry): number => a.begin - b.begin || a.end - b.end;
 
 function unchanged(tensors: readonly Described[], metadata: LayoutOptions["metadata"], template: SafetensorsHeader): boolean {
-  const sameMetadata = metadata === undefined || JSON.stringify(Object.entries(metadata).sort()) === JSON.stringify(Object.entries(template.metadata).sort());
+  const before = template.metadata;
+  const given = Object.entries(metadata ?? before);
   return (
-    sameMetadata &&
+    given.length === Object.keys(before).length &&
+    given.every(([key, value]) => before[key] === value) &&
     tensors.length === template.entries.size &&
     tensors.every(({ name, dtype, shape }) => {
-      const before = template.entries.get(name);
-      return before?.dtype === dtype && before.shape.join() === shape.join();
+      const entry = template.entries.get(name);
+      return entry?.dtype === dtype && entry.shape.join() === shape.join();
     })
   );
 }

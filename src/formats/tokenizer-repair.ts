@@ -40,7 +40,7 @@ export function repair(inner: LibraryTokenizer): void {
 }
 
 const known = (word: string, { config, unk_token, tokens_to_ids }: Model): string =>
-  unk_token || config.byte_fallback || affixed(config) ? word : [...word].filter((character) => tokens_to_ids.has(character)).join("");
+  unk_token || config.byte_fallback || affixed(config) ? word : Array.from(word).filter((character) => tokens_to_ids.has(character)).join("");
 
 const affixed = (config: Model["config"]): boolean => Boolean(config.end_of_word_suffix || config.continuing_subword_prefix);
 
@@ -55,7 +55,7 @@ function safeSplit({ config }: Model, merges: [string, string][]): (word: string
   if (config.ignore_merges || affixed(config)) return (word) => [word];
   const joined = new Set<string>();
   for (const [left, right] of merges) {
-    const characters = [...left, ...right];
+    const characters = Array.from(left + right);
     for (let i = 1; i < characters.length; i++) joined.add(characters[i - 1]! + characters[i]!);
   }
   return (word) => {
@@ -93,7 +93,7 @@ function byteFallback(tokens: string[]): string[] {
     try {
       texts.push(utf8.decode(Uint8Array.from(run)));
     } catch {
-      texts.push(..."\ufffd".repeat(run.length));
+      for (const _ of run) texts.push("\ufffd");
     }
     run = [];
   };

@@ -161,7 +161,7 @@ const bytePair = ({ vocab = [], merges = [], model = {}, rest = {} }: Parts): Re
 
 /** Byte-pair encoding as its definition says it: join the pair of lowest rank, leftmost first, until none is left. */
 function slowly(text: string, vocab: string[], merges: string[]): number[] {
-  let parts = [...text];
+  let parts = Array.from(text);
   for (;;) {
     const ranks = parts.map((part, i) => merges.indexOf(`${part} ${parts[i + 1]}`));
     const best = Math.min(...ranks.filter((rank) => rank >= 0));
