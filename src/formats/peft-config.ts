@@ -130,7 +130,7 @@ const FLOATS = new Set(["lora_dropout", "rho", "tau"]);
  * The text of an adapter_config.json as PEFT writes it: keys sorted, two spaces, ASCII, no newline at the end. One thing
  * is not kept: a whole number that Python held as a float (`"lora_alpha": 6.0`) is written without its ".0".
  */
-export function peftConfigText(config: PeftConfig): string {
+export function peftConfigText(config: PeftConfig | LoraPeftConfig): string {
   const { raw, ...typed } = config;
   const given: Record<string, unknown> = typed;
   const keys = isLora(config)

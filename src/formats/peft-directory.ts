@@ -3,7 +3,7 @@ import { join } from "node:path";
 import { StrutError } from "../errors.ts";
 import { fileError, writeAtomically, writeFolderAtomically } from "./files.ts";
 import { readJsonObject } from "./huggingface.ts";
-import { type PeftConfig, parsePeftConfig, peftConfigText } from "./peft-config.ts";
+import { type LoraPeftConfig, type PeftConfig, parsePeftConfig, peftConfigText } from "./peft-config.ts";
 import type { SafetensorsFile } from "./safetensors.ts";
 import { openSafetensorsFile } from "./safetensors-folder.ts";
 import { type LayoutOptions, type TensorToWrite, writeSafetensors } from "./safetensors-write.ts";
@@ -27,7 +27,7 @@ export async function readPeftConfig(folder: string): Promise<PeftConfig> {
 }
 
 /** Writes adapter_config.json into an existing folder, whole or not at all. */
-export async function writePeftConfig(folder: string, config: PeftConfig): Promise<void> {
+export async function writePeftConfig(folder: string, config: PeftConfig | LoraPeftConfig): Promise<void> {
   await writeAtomically(join(folder, CONFIG), peftConfigText(config));
 }
 
@@ -80,7 +80,7 @@ function noWeights(folder: string, names: readonly string[]): StrutError {
 }
 
 export interface PeftContents {
-  readonly config: PeftConfig;
+  readonly config: PeftConfig | LoraPeftConfig;
   /** Under PEFT's keys, see `peftKey`. */
   readonly tensors: Iterable<TensorToWrite>;
   /** The file these tensors were read from; unchanged names and shapes keep its header, so that it is written byte-equal. */

@@ -43,6 +43,7 @@ const EMBEDDING_NAMES = ["embed_tokens", "lm_head"];
 /** PEFT's list rule: the whole path, or its end after a dot. */
 const listed = (entry: string): Rule => (path) => path === entry || path.endsWith(`.${entry}`);
 
+const never: Rule = () => false;
 const any = (rules: readonly Rule[]): Rule => (path) => rules.some((rule) => rule(path));
 
 const selected = (selection: string | readonly string[], what: string): Rule =>
@@ -69,14 +70,16 @@ export function matchModules<M extends MatchableModule>(
     ...(config.exclude_modules?.length ? [selected(config.exclude_modules, "exclude_modules")] : []),
     ...(config.modules_to_save ?? []).map((entry) => keptFree(entry)),
   ]);
-  const isTied = tiedRule(modules, targets, config);
+  const tie = tiedPair(modules, config);
+  const isTied = tie && namesEmbedding(targets) ? tie : never;
+  const isSaved = tie && namesEmbedding(config.modules_to_save ?? []) ? tie : never;
   const hits = modules.filter(({ path }) => path !== "" && (isTied(path) || (!isExcluded(path) && isTarget(path))));
   if (hits.length === 0) throw noMatch(modules, asked, isTarget, config, options);
   refuseKinds(hits, asked, options);
   return {
     matched: hits,
     unmatched: typeof targets === "string" ? [] : targets.filter((entry) => !modules.some(({ path }) => listed(entry)(path))),
-    saved: modules.filter(({ path }) => config.modules_to_save?.some((entry) => path.endsWith(entry))),
+    saved: modules.filter(({ path }) => isSaved(path) || config.modules_to_save?.some((entry) => path.endsWith(entry))),
   };
 }
 
@@ -121,15 +124,16 @@ function layerFilter({ layers_to_transform: wanted, layers_pattern: pattern }: T
   };
 }
 
-/** `ensure_weight_tying`: naming the embedding or its head adapts both. */
-function tiedRule(modules: readonly MatchableModule[], targets: string | readonly string[], config: TargetSelection): Rule {
+/** With `ensure_weight_tying`, naming the embedding or the head that shares its weight means both. */
+function tiedPair(modules: readonly MatchableModule[], config: TargetSelection): Rule | undefined {
   const head = config.ensure_weight_tying ? modules.find(({ tiedTo }) => tiedTo !== undefined) : undefined;
-  const named =
-    typeof targets === "string"
-      ? EMBEDDING_NAMES.some(selected(targets, "target_modules"))
-      : targets.some((entry) => EMBEDDING_NAMES.includes(entry.split(".").at(-1)!));
-  return (path) => head !== undefined && named && (path === head.path || path === head.tiedTo);
+  return head && ((path) => path === head.path || path === head.tiedTo);
 }
+
+const namesEmbedding = (selection: string | readonly string[]): boolean =>
+  typeof selection === "string"
+    ? EMBEDDING_NAMES.some(selected(selection, "target_modules"))
+    : selection.some((entry) => EMBEDDING_NAMES.includes(entry.split(".").at(-1)!));
 
 /**
  * Whether PEFT stores the embedding and the head whole (as `base_layer.weight`) because they are adapted. It goes by the

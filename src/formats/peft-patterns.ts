@@ -36,8 +36,8 @@ const escapePattern = (text: string): string => text.replace(/[^\w]/g, "\\$&");
 
 /**
  * The smallest `rank_pattern` or `alpha_pattern` that gives every module its value in whatever order the keys come,
- * because PEFT sorts them on saving and then takes the first match. No module is matched by two keys: a key is the
- * shortest ending of the path that says the same about all modules with that ending, else the whole path, anchored.
+ * because PEFT sorts them on saving and then takes the first match. A key is the shortest ending of a path whose modules
+ * all have the same value, else the whole path, anchored; so whichever key matches a module, the value is right.
  *
  * @example
  * orderProofPatterns(new Map([["h.0.attn.c_proj", 4], ["h.0.mlp.c_proj", 8]]), 8); // { "attn.c_proj": 4 }
@@ -50,7 +50,8 @@ export function orderProofPatterns(perModule: ReadonlyMap<string, number>, other
   const patterns = new Map<string, number>();
   for (const [path, value] of perModule) {
     if (value === otherwise) continue;
-    const ending = endings(path).find((candidate) => values.get(candidate)!.size === 1);
+    const names = endings(path).filter((candidate) => candidate === path || !/^\d/.test(candidate));
+    const ending = names.find((candidate) => values.get(candidate)!.size === 1);
     patterns.set(ending === undefined ? `^${escapePattern(path)}$` : unambiguous(ending, perModule), value);
   }
   return Object.fromEntries(patterns);

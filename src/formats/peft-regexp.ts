@@ -13,8 +13,8 @@ type Test = (character: string) => boolean;
 /** A compiled Python pattern; `match` is `re.match`, `fullmatch` is `re.fullmatch`. */
 export interface PythonPattern {
   /** The named groups, or undefined where the text does not match from its start. */
-  match(text: string): Readonly<Record<string, string>> | undefined;
-  fullmatch(text: string): boolean;
+  readonly match: (text: string) => Readonly<Record<string, string>> | undefined;
+  readonly fullmatch: (text: string) => boolean;
 }
 
 const MAX_PATTERN = 20_000;
