@@ -1,12 +1,12 @@
 export { engine, start, stop, type Engine, type StartOptions } from "./engine.ts";
 export { bytesOf, isReal, type DType, type Real, type TypedArray } from "./dtype.ts";
-export { empty, fromBytes, full, ones, Parameter, Tensor, tensor, toBytes, zeros } from "./tensor.ts";
+export { empty, fromBytes, full, ones, Parameter, hostNumbers, Tensor, tensor, toBytes, zeros } from "./tensor.ts";
 export { free, keep, scope } from "./scope.ts";
-export { backward, customGradient, noGrad, recompute, stopGradient, type BackwardOptions, type Gradients } from "./tape.ts";
+export { backward, customGradient, gradientsFlow, noGrad, recompute, stopGradient, type BackwardOptions, type Gradients } from "./tape.ts";
 export { Rng } from "./rng.ts";
 export * from "./ops/attention.ts";
 export * from "./ops/elementwise.ts";
 export { addLinear, linear, matmul } from "./ops/matmul.ts";
 export { crossEntropy, embedding, layerNorm, linearCrossEntropy, meanSquaredError, rmsNorm, rotary, softmax, tokenLosses } from "./ops/nn.ts";
 export { max, mean, sum, sumSquares } from "./ops/reduce.ts";
-export { cast, concat, contiguous, expand, permute, reshape, slice, transpose } from "./ops/shape.ts";
+export { cast, concat, contiguous, expand, indexCopy, permute, reshape, slice, transpose } from "./ops/shape.ts";

@@ -22,6 +22,9 @@ let watching: Set<Parameter> | undefined;
 /** Whether a gradient flows to this tensor. */
 export const needsGradient = (tensor: Tensor): boolean => tensor.node !== undefined || (tensor instanceof Parameter && tensor.trainable);
 
+/** Whether operations are recorded now, that is outside of noGrad. */
+export const gradientsFlow = (): boolean => paused === 0;
+
 /** Runs `body` without recording: evaluation, optimiser steps. */
 export function noGrad<T>(body: () => T): T {
   paused++;

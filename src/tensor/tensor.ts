@@ -63,7 +63,7 @@ export class Tensor {
 
   /** The elements in row-major order, as a copy the caller owns. bf16 and f16 come as f32. */
   async data(): Promise<TypedArray> {
-    return readNow(this);
+    return hostNumbers(this);
   }
 
   /** The only element of a tensor with one element. */
@@ -108,8 +108,8 @@ export function hostView(tensor: Tensor): TypedArray {
   return viewOf(tensor.dtype, buffer, byteOffset + tensor.offset * bytesOf(tensor.dtype), last);
 }
 
-/** `data()` for code inside the engine that cannot wait. */
-export function readNow(tensor: Tensor): TypedArray {
+/** `data()` for operations that cannot wait; a copy. */
+export function hostNumbers(tensor: Tensor): TypedArray {
   if (tensor.dtype === "bf16" || tensor.dtype === "f16") {
     const wide = empty(tensor.shape, "f32");
     const source = copyOf(tensor);

@@ -35,6 +35,7 @@ const cases: Record<string, [(...x: t.Parameter[]) => t.Tensor, () => t.Paramete
   permute: [(x) => t.permute(x!, [2, 0, 1]), () => [leaf([2, 3, 2])]],
   slice: [(x) => t.slice(x!, 1, 1, 3), () => [leaf([2, 4, 2])]],
   concat: [(a, b) => t.concat([a!, b!, a!], 1), () => [leaf([2, 2]), leaf([2, 3], 2)]],
+  indexCopy: [(x, v) => t.indexCopy(x!, 1, [2, 0], v!), () => [leaf([2, 3, 2]), leaf([2, 2, 2], 2)]],
   expand: [(x) => t.expand(x!, [3, 2, 4]), () => [leaf([2, 1])]],
   softmax: [(x) => t.softmax(x!), () => [leaf([3, 5], 1, 3)]],
   layerNorm: [(x, w, b) => t.layerNorm(x!, w!, b!, 1e-5), () => [leaf([3, 6]), leaf([6], 2), leaf([6], 3)]],

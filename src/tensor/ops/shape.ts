@@ -1,8 +1,8 @@
 import { StrutError } from "../../errors.ts";
 import { isReal, type DType } from "../dtype.ts";
 import { kernels } from "../engine.ts";
-import { record } from "../tape.ts";
-import { contiguousStrides, copyOf, empty, hostView, sizeOf, Tensor, tensor, readNow } from "../tensor.ts";
+import { noGrad, record } from "../tape.ts";
+import { contiguousStrides, copyOf, empty, full, hostView, hostNumbers, sizeOf, Tensor, tensor } from "../tensor.ts";
 
 const view = (x: Tensor, shape: readonly number[], strides: readonly number[], offset = x.offset): Tensor => new Tensor(x.handle, x.dtype, shape, strides, offset);
 
@@ -134,6 +134,34 @@ export function cast(x: Tensor, dtype: DType): Tensor {
   let out: Tensor;
   if (x.dtype === "f32" && (dtype === "bf16" || dtype === "f16")) kernels()[dtype === "bf16" ? "f32_to_bf16" : "f32_to_f16"]((out = empty(x.shape, dtype)), source, x.size);
   else if (dtype === "f32" && (x.dtype === "bf16" || x.dtype === "f16")) kernels()[x.dtype === "bf16" ? "bf16_to_f32" : "f16_to_f32"]((out = empty(x.shape, dtype)), source, x.size);
-  else out = tensor(readNow(source) as ArrayLike<number>, x.shape, dtype);
+  else out = tensor(hostNumbers(source) as ArrayLike<number>, x.shape, dtype);
   return record(out, [x], (g) => [isReal(x.dtype) || x.dtype === "bf16" || x.dtype === "f16" ? cast(g, x.dtype) : null]);
+}
+
+/** Slices of x along an axis, in the order of `index` (torch's index_select), unrecorded. */
+function selected(x: Tensor, axis: number, index: readonly number[]): Tensor {
+  const source = x.contiguous ? x : copyOf(x);
+  const out = empty(x.shape.map((n, i) => (i === axis ? index.length : n)), x.dtype);
+  const [to, from] = [hostView(out), hostView(source)];
+  const inner = sizeOf(x.shape.slice(axis + 1));
+  const outer = sizeOf(x.shape.slice(0, axis));
+  for (let o = 0; o < outer; o++)
+    index.forEach((at, i) => to.set(from.subarray((o * x.shape[axis]! + at) * inner, (o * x.shape[axis]! + at + 1) * inner) as never, (o * index.length + i) * inner));
+  return out;
+}
+
+/** A copy of x whose slices at `index` along an axis are those of `values` (torch's index_copy); the index has no duplicates. */
+export function indexCopy(x: Tensor, axis: number, index: readonly number[], values: Tensor): Tensor {
+  const at = axisOf(x, axis);
+  const expected = x.shape.map((n, i) => (i === at ? index.length : n));
+  if (String(values.shape) !== String(expected) || index.some((i) => !(i >= 0 && i < x.shape[at]!)))
+    throw new StrutError("shape", `indexCopy: values of shape [${values.shape}] do not fit ${index.length} places along axis ${axis} of [${x.shape}]`);
+  const write = (out: Tensor, part: Tensor): Tensor => {
+    index.forEach((to, i) => place(out, copyOf(slice(part, at, i, i + 1)), at, to));
+    return out;
+  };
+  return record(noGrad(() => write(copyOf(x), values)), [x, values], (g) => {
+    const dx = write(copyOf(g), full(expected, 0, x.dtype));
+    return [dx, selected(g, at, index)];
+  });
 }

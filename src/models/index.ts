@@ -1,0 +1,4 @@
+export { fullCache } from "./blocks.ts";
+export { architectureOf, loadModel, randomModel } from "./load.ts";
+export { forward, hidden, parameters, type Architecture, type Layer, type Model } from "./model.ts";
+export { saveModel, type SaveOptions } from "./save.ts";

@@ -1,0 +1,98 @@
+import { StrutError } from "../errors.ts";
+import { readConfig, type Config } from "../formats/huggingface.ts";
+import type { FileDType } from "../formats/safetensors.ts";
+import { openWeights, type WeightFolder } from "../formats/safetensors-folder.ts";
+import { cast, fromBytes, noGrad, Parameter, scope, tensor, type DType, type Real, type Tensor } from "../tensor/index.ts";
+import { gpt2 } from "./gpt2.ts";
+import { llama } from "./llama.ts";
+import { makeLayer, makeModel, type Architecture, type Layer, type LayerSpec, type Model } from "./model.ts";
+
+const architectures: readonly Architecture[] = [llama, gpt2];
+
+/** The architecture for a config.json, by its `model_type`. */
+export function architectureOf(config: Config): Architecture {
+  const found = architectures.find(({ modelType }) => modelType === config["model_type"]);
+  if (found) return found;
+  throw new StrutError("config", `config.json has model_type ${JSON.stringify(config["model_type"])}; strut knows ${architectures.map(({ modelType }) => modelType).join(", ")}`, { path: "model_type" });
+}
+
+const computed: Partial<Record<FileDType, DType>> = { F32: "f32", F64: "f64", BF16: "bf16", F16: "f16" };
+
+/** One weight as f32 or f64, whatever the file holds. */
+async function readWeight(weights: WeightFolder, name: string, dtype: Real): Promise<Tensor> {
+  const { dtype: stored, shape } = weights.entries.get(name)!;
+  const known = computed[stored];
+  if (!known) throw new StrutError("dtype", `${name} is stored as ${stored}; a model's weights must be F32, F64, BF16 or F16`, { path: weights.path });
+  const bytes = await weights.read(name);
+  return scope(() => cast(fromBytes(bytes, shape, known), dtype));
+}
+
+/** Where each weight of the architecture stands in the file; throws a diff unless names and shapes agree. */
+function locate(architecture: Architecture, specs: readonly LayerSpec[], weights: WeightFolder): (name: string) => string {
+  const prefix = architecture.prefix ?? "";
+  const bare = prefix !== "" && ![...weights.entries.keys()].some((name) => name.startsWith(prefix));
+  const inFile = (name: string): string => (bare && name.startsWith(prefix) ? name.slice(prefix.length) : name);
+  const expected = new Map<string, readonly number[]>();
+  const optional = new Set<string>();
+  for (const spec of specs) {
+    const shape = spec.transposed ? [...spec.shape].reverse() : spec.shape;
+    expected.set(inFile(`${spec.path}.weight`), shape);
+    if (spec.bias) expected.set(inFile(`${spec.path}.bias`), [spec.shape[0]!]);
+    if (spec.tiedTo) optional.add(inFile(`${spec.path}.weight`));
+  }
+  const missing = [...expected.keys()].filter((name) => !weights.entries.has(name) && !optional.has(name));
+  const unexpected = [...weights.entries.keys()].filter((name) => !expected.has(name) && !architecture.ignored?.test(name));
+  const wrong = [...expected].filter(([name, shape]) => weights.entries.has(name) && String(weights.entries.get(name)!.shape) !== String(shape));
+  if (missing.length + unexpected.length + wrong.length === 0) return inFile;
+  const list = (title: string, names: readonly string[]): string => (names.length === 0 ? "" : `\n  ${title} (${names.length}): ${names.slice(0, 6).join(", ")}${names.length > 6 ? ", …" : ""}`);
+  throw new StrutError(
+    "weights",
+    `the weights in ${weights.path} do not fit config.json:${list("missing", missing)}${list("unexpected", unexpected)}${list("wrong shape", wrong.map(([name, shape]) => `${name} is [${weights.entries.get(name)!.shape}], expected [${shape}]`))}`,
+    { path: weights.path, hint: "Config and weights must come from the same model." },
+  );
+}
+
+/**
+ * Loads a language model from a Hugging Face folder: config.json and safetensors, whole or sharded. Strict about weights:
+ * a missing, unexpected or mis-shaped one is an error that lists them.
+ *
+ * @example
+ * await start();
+ * const model = await loadModel("data/lm/stories260K");
+ */
+export async function loadModel(folder: string, { dtype = "f32" }: { dtype?: Real } = {}): Promise<Model> {
+  const config = await readConfig(folder);
+  const architecture = architectureOf(config);
+  const dimensions = architecture.parse(config);
+  const specs = architecture.layers(dimensions);
+  const weights = await openWeights(folder);
+  try {
+    const inFile = locate(architecture, specs, weights);
+    const layers = new Map<string, Layer>();
+    const leaf = async (name: string): Promise<Parameter> => new Parameter(await readWeight(weights, inFile(name), dtype), name, false);
+    for (const spec of specs) {
+      const weight = spec.tiedTo ? layers.get(spec.tiedTo)!.weight : await leaf(`${spec.path}.weight`);
+      layers.set(spec.path, makeLayer(spec, weight, spec.bias ? await leaf(`${spec.path}.bias`) : undefined));
+    }
+    return makeModel({ architecture, config, dimensions, layers, folder });
+  } finally {
+    await weights.close();
+  }
+}
+
+/** A model with weights drawn anew: normal with `initializer_range` (0.02), norms 1, biases 0; for training from scratch and benches. */
+export function randomModel(config: Config, draw: (name: string, shape: readonly number[]) => Tensor): Model {
+  const architecture = architectureOf(config);
+  const dimensions = architecture.parse(config);
+  const layers = new Map<string, Layer>();
+  noGrad(() => {
+    for (const spec of architecture.layers(dimensions)) {
+      const shape = spec.transposed ? [...spec.shape].reverse() : spec.shape;
+      const make = (name: string, of: readonly number[], constant?: number): Parameter =>
+        new Parameter(scope(() => (constant === undefined ? draw(name, of) : tensor(new Float32Array(of[0]!).fill(constant), of))), name, false);
+      const weight = spec.tiedTo ? layers.get(spec.tiedTo)!.weight : make(`${spec.path}.weight`, shape, spec.kind === "norm" ? 1 : undefined);
+      layers.set(spec.path, makeLayer(spec, weight, spec.bias ? make(`${spec.path}.bias`, [spec.shape[0]!], 0) : undefined));
+    }
+  });
+  return makeModel({ architecture, config, dimensions, layers });
+}

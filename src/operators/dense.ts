@@ -1,0 +1,43 @@
+import { add, embedding, linear, transpose, type Tensor } from "../tensor/index.ts";
+import { bytesOf } from "../tensor/index.ts";
+import type { LinearOperator } from "./operator.ts";
+
+/**
+ * A matrix that is stored whole. `transposed` says that the tensor is in×out, as GPT-2's Conv1D keeps it.
+ *
+ * @example
+ * const y = dense(tensor([1, 2, 3, 4], [2, 2])).apply(tensor([1, 1], [1, 2]));
+ */
+export function dense(weight: Tensor, transposed = false): LinearOperator {
+  const [rows, cols] = weight.shape as [number, number];
+  const matrix = (): Tensor => (transposed ? transpose(weight) : weight);
+  return {
+    kind: "dense",
+    out: transposed ? cols : rows,
+    in: transposed ? rows : cols,
+    parts: { weight },
+    apply: (x) => linear(x, matrix()),
+    rows: (ids) => embedding(matrix(), ids),
+    toDense: matrix,
+    cost: () => ({ params: weight.size, bytes: weight.size * bytesOf(weight.dtype), flops: 2 * weight.size }),
+  };
+}
+
+/** A + B of two operators of one shape. */
+export function sumOf(first: LinearOperator, second: LinearOperator): LinearOperator {
+  return {
+    kind: "sum",
+    out: first.out,
+    in: first.in,
+    parts: { ...prefixed("0.", first.parts), ...prefixed("1.", second.parts) },
+    apply: (x) => (second.addTo ? second.addTo(first.apply(x), x) : add(first.apply(x), second.apply(x))),
+    ...(first.rows && second.rows ? { rows: (ids: Tensor) => add(first.rows!(ids), second.rows!(ids)) } : {}),
+    toDense: () => add(first.toDense(), second.toDense()),
+    cost: () => {
+      const [a, b] = [first.cost(), second.cost()];
+      return { params: a.params + b.params, bytes: a.bytes + b.bytes, flops: a.flops + b.flops + first.out };
+    },
+  };
+}
+
+const prefixed = (prefix: string, parts: Readonly<Record<string, Tensor>>) => Object.fromEntries(Object.entries(parts).map(([name, tensor]) => [prefix + name, tensor]));

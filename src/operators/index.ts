@@ -1,0 +1,5 @@
+export { dense, sumOf } from "./dense.ts";
+export { scaledRows } from "./diagonal.ts";
+export { lowRank } from "./low-rank.ts";
+export { isOperator, type Cost, type LinearOperator } from "./operator.ts";
+export { replacedRows } from "./replaced-rows.ts";

@@ -1,0 +1,28 @@
+import { StrutError } from "../errors.ts";
+import { bytesOf, embedding, hostNumbers, indexCopy, linear, reshape, tensor, type Tensor } from "../tensor/index.ts";
+import type { LinearOperator } from "./operator.ts";
+
+/** W with some of its rows taken from a small table: table[i] stands at row index[i]. The base is never written. */
+export function replacedRows(base: LinearOperator, index: readonly number[], table: Tensor): LinearOperator {
+  for (const at of index) if (!(at >= 0 && at < base.out)) throw new StrutError("range", `row ${at} does not lie in 0…${base.out - 1}`);
+  const slots = new Map(index.map((at, slot) => [at, slot]));
+  return {
+    kind: "replaced-rows",
+    out: base.out,
+    in: base.in,
+    parts: { ...base.parts, rows: table },
+    apply: (x) => indexCopy(base.apply(x), -1, index, linear(x, table)),
+    rows(ids) {
+      const wanted = Array.from(hostNumbers(ids) as Int32Array);
+      const positions = wanted.flatMap((id, position) => (slots.has(id) ? [position] : []));
+      const fresh = embedding(table, tensor(positions.map((position) => slots.get(wanted[position]!)!), [positions.length], "i32"));
+      const all = reshape(base.rows!(ids), [wanted.length, base.in]);
+      return reshape(indexCopy(all, 0, positions, fresh), [...ids.shape, base.in]);
+    },
+    toDense: () => indexCopy(base.toDense(), 0, index, table),
+    cost: () => {
+      const cost = base.cost();
+      return { params: cost.params + table.size, bytes: cost.bytes + table.size * bytesOf(table.dtype) + index.length * 4, flops: cost.flops + 2 * table.size };
+    },
+  };
+}
