@@ -8,7 +8,7 @@ export const PEFT_TYPES = [
   "MULTITASK_PROMPT_TUNING", "OFT", "OSF", "P_TUNING", "PEANUT", "POLY", "PREFIX_TUNING", "PROMPT_TUNING", "PSOFT",
   "PVERA", "RANDLORA", "ROAD", "SHADOW", "SHIRA", "SUPERTUNING", "TINYLORA", "TRAINABLE_TOKENS", "UNILORA", "VBLORA",
   "VERA", "WAVEFT", "XLORA",
-] as const; // prettier-ignore
+] as const;
 export type PeftType = (typeof PEFT_TYPES)[number];
 
 const names = z.array(z.string());
@@ -105,7 +105,7 @@ function peftType(found: unknown, path: string): PeftType {
     });
   const known = PEFT_TYPES.find((type) => type === found);
   if (known) return known;
-  const [near] = nearest(String(found), PEFT_TYPES, 1);
+  const [near] = typeof found === "string" ? nearest(found, PEFT_TYPES, 1) : [];
   throw new StrutError("peft-config", `${path} has peft_type ${JSON.stringify(found)}, which is no method of PEFT that strut knows.`, {
     path,
     hint: near ? `Did you mean ${JSON.stringify(near)}?` : "strut knows the methods of PEFT 0.21.",
@@ -147,7 +147,7 @@ function pythonJson(value: unknown, key: string, newline: string): string {
   if (typeof value === "number") return pythonNumber(value, FLOATS.has(key));
   if (typeof value === "string") return pythonString(value);
   if (Array.isArray(value)) return wrapped("[", value.map((item) => pythonJson(item, key, inner)), "]");
-  if (typeof value !== "object" || value === null) return String(value ?? null);
+  if (typeof value !== "object" || value === null) return JSON.stringify(value ?? null);
   const entries = Object.entries(value)
     .filter(([, item]) => item !== undefined)
     .sort(([a], [b]) => (a < b ? -1 : 1));

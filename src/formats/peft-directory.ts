@@ -17,7 +17,7 @@ export interface PeftDirectory {
   readonly path: string;
   readonly config: PeftConfig;
   readonly weights: SafetensorsFile;
-  close(): Promise<void>;
+  readonly close: () => Promise<void>;
 }
 
 /** Reads adapter_config.json of an adapter's folder. */

@@ -30,6 +30,8 @@ describe("loraLayers", () => {
       "grouped.lora_B.weight": [12, 1, 1, 1],
     };
     expect(read(shapes).layers.map(({ kind, rank }) => [kind, rank])).toEqual([["embedding", 2], ["conv2d", 2], ["conv2d", 2]]);
+    const tokens = { "wte.lora_embedding_A": [2, 10], "wte.lora_embedding_B": [4, 2], "wte.lora_magnitude_vector": [4] };
+    expect(read(tokens, { use_dora: true }).layers.length).toBe(1);
     const dora = { "conv.lora_A.weight": [2, 3, 3, 3], "conv.lora_B.weight": [8, 2, 1, 1], "conv.lora_magnitude_vector": [1, 8, 1, 1] };
     expect(read(dora, { use_dora: true }).layers.length).toBe(1);
   });

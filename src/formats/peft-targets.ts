@@ -15,7 +15,7 @@ const LORA_TARGETS: Readonly<Record<string, readonly string[] | string>> = {
   qwen2: qv, qwen3: qv, RefinedWeb: fused, RefinedWebModel: fused, roberta: queryValue,
   rwkv: ["key", "value", "receptance", "output"], rwkv7: ["r_proj", "k_proj", "v_proj", "o_proj", "key", "value"],
   stablelm: qv, t5: ["q", "v"], "xlm-roberta": queryValue,
-}; // prettier-ignore
+};
 
 /** PEFT's default LoRA targets for a `model_type`: a list of names, or a pattern. */
 export function defaultTargets(modelType: string | undefined): readonly string[] | string {
