@@ -1,0 +1,265 @@
+/* Included by gemm.c with REAL, NAME, VEC, FMA, LANES, FULL_ROWS and SHAPES set. */
+
+typedef struct {
+  REAL *c;
+  ptrdiff_t cRow;
+  REAL alpha, beta;
+  const REAL *bias;
+  int32_t valid;
+} NAME(Out);
+
+/*
+ * rows×(vectors·lanes) results in registers: sums over k, then the epilogue. Only `valid` columns are stored.
+ * a steps by aRow and aCol, b by bRow with its columns side by side.
+ */
+#define TILE_BODY(rows, vectors, lanes)                                                                                     \
+  VEC(lanes) acc[rows][vectors];                                                                                            \
+  UNROLL for (int i = 0; i < rows; i++) UNROLL for (int v = 0; v < vectors; v++) acc[i][v] = (VEC(lanes)){0};               \
+  for (int32_t p = 0; p < k; p++) {                                                                                         \
+    VEC(lanes) right[vectors];                                                                                              \
+    UNROLL for (int v = 0; v < vectors; v++) right[v] = *(const VEC_ANY(lanes) *)(b + v * lanes);                           \
+    UNROLL for (int i = 0; i < rows; i++) {                                                                                 \
+      VEC(lanes) left = a[i * aRow] - (VEC(lanes)){0};                                                                      \
+      UNROLL for (int v = 0; v < vectors; v++) acc[i][v] = FMA(lanes)(left, right[v], acc[i][v]);                           \
+    }                                                                                                                       \
+    a += aCol;                                                                                                              \
+    b += bRow;                                                                                                              \
+  }                                                                                                                         \
+  REAL alpha = out->alpha, beta = out->beta;                                                                                \
+  const REAL *bias = out->bias;                                                                                             \
+  if (out->valid == vectors * lanes) {                                                                                      \
+    UNROLL for (int i = 0; i < rows; i++) UNROLL for (int v = 0; v < vectors; v++) {                                        \
+      VEC_ANY(lanes) *c = (VEC_ANY(lanes) *)(out->c + i * out->cRow + v * lanes);                                           \
+      VEC(lanes) x = alpha * acc[i][v];                                                                                     \
+      if (beta != 0) x += beta * *c;                                                                                        \
+      if (bias) x += *(const VEC_ANY(lanes) *)(bias + v * lanes);                                                           \
+      *c = x;                                                                                                               \
+    }                                                                                                                       \
+    return;                                                                                                                 \
+  }                                                                                                                         \
+  REAL flat[rows][vectors * lanes];                                                                                         \
+  UNROLL for (int i = 0; i < rows; i++) UNROLL for (int v = 0; v < vectors; v++)                                            \
+    *(VEC_ANY(lanes) *)&flat[i][v * lanes] = acc[i][v];                                                                     \
+  for (int i = 0; i < rows; i++)                                                                                            \
+    for (int32_t j = 0; j < least(out->valid, vectors * lanes); j++) {                                                      \
+      REAL *c = out->c + i * out->cRow + j, x = alpha * flat[i][j];                                                         \
+      if (beta != 0) x += beta * *c;                                                                                        \
+      if (bias) x += bias[j];                                                                                               \
+      *c = x;                                                                                                               \
+    }
+
+typedef void NAME(Tile)(int32_t k, const REAL *a, ptrdiff_t aRow, ptrdiff_t aCol, const REAL *b, ptrdiff_t bRow, const NAME(Out) *out);
+
+#define TILE_PAIR(rows, vectors, lanes)                                                                                      \
+  static void NAME(strided_##rows##x##vectors##x##lanes)(int32_t k, const REAL *a, ptrdiff_t aRow, ptrdiff_t aCol,           \
+                                                         const REAL *b, ptrdiff_t bRow, const NAME(Out) *out) {              \
+    TILE_BODY(rows, vectors, lanes)                                                                                          \
+  }                                                                                                                          \
+  static void NAME(packed_##rows##x##vectors##x##lanes)(int32_t k, const REAL *a, ptrdiff_t aRow_, ptrdiff_t aCol_,          \
+                                                        const REAL *b, ptrdiff_t bRow_, const NAME(Out) *out) {              \
+    enum { aRow = 1, aCol = rows, bRow = vectors * lanes };                                                                  \
+    (void)aRow_, (void)aCol_, (void)bRow_;                                                                                   \
+    TILE_BODY(rows, vectors, lanes)                                                                                          \
+  }
+#define TILES_4(v, l) TILE_PAIR(1, v, l) TILE_PAIR(2, v, l) TILE_PAIR(4, v, l)
+#define TILES_8(v, l) TILES_4(v, l) TILE_PAIR(8, v, l)
+#define TILES_12(v, l) TILES_8(v, l) TILE_PAIR(12, v, l)
+#define TILES(index, v, l, most) TILES_##most(v, l)
+SHAPES(TILES)
+
+/* Rows of a tile by index: 1, 2, 4, 8, 12. */
+#define ENTRY_4(kind, v, l) NAME(kind##_1x##v##x##l), NAME(kind##_2x##v##x##l), NAME(kind##_4x##v##x##l)
+#define ENTRY_8(kind, v, l) ENTRY_4(kind, v, l), NAME(kind##_8x##v##x##l)
+#define ENTRY_12(kind, v, l) ENTRY_8(kind, v, l), NAME(kind##_12x##v##x##l)
+#define STRIDED_ENTRY(index, v, l, most) {ENTRY_##most(strided, v, l)},
+#define PACKED_ENTRY(index, v, l, most) {ENTRY_##most(packed, v, l)},
+#define WIDTH_ENTRY(index, v, l, most) v * l,
+#define ROWS_ENTRY(index, v, l, most) most,
+static NAME(Tile) *const NAME(strided_tiles)[][5] = {SHAPES(STRIDED_ENTRY)};
+static NAME(Tile) *const NAME(packed_tiles)[][5] = {SHAPES(PACKED_ENTRY)};
+static const int32_t NAME(widths)[] = {SHAPES(WIDTH_ENTRY)};
+static const int32_t NAME(heights)[] = {SHAPES(ROWS_ENTRY)};
+enum { NAME(SHAPE_COUNT) = sizeof NAME(widths) / sizeof *NAME(widths) };
+
+/* The widest shape that the columns left can fill, or the narrowest one. */
+INLINE int32_t NAME(shape_for)(int32_t left) {
+  int32_t s = 0;
+  while (s < NAME(SHAPE_COUNT) - 1 && NAME(widths)[s] > left) s++;
+  return s;
+}
+
+/* to[p·width + j] = from[p·along + j·across] for j < valid, 0 beyond: a panel of B, or (rows for columns) of A. */
+static void NAME(pack)(REAL *to, int32_t width, int32_t valid, int32_t k, const REAL *from, ptrdiff_t along, ptrdiff_t across) {
+  if (valid < width) memset(to, 0, (size_t)width * k * sizeof(REAL));
+  if (across == 1) {
+    if (valid == width && width % LANES == 0) {
+      for (int32_t p = 0; p < k; p++, to += width, from += along)
+        for (int32_t j = 0; j < width; j += LANES) *(VEC_ANY(LANES) *)(to + j) = *(const VEC_ANY(LANES) *)(from + j);
+    } else {
+      for (int32_t p = 0; p < k; p++)
+        for (int32_t j = 0; j < valid; j++) to[p * width + j] = from[p * along + j];
+    }
+    return;
+  }
+  int32_t j = 0;
+  if (along == 1)
+    for (; j + TURN <= valid; j += TURN) {
+      int32_t p = 0;
+      for (; p + TURN <= k; p += TURN) NAME(turn)(to + p * width + j, width, from + p + j * across, across);
+      for (; p < k; p++)
+        for (int32_t i = 0; i < TURN; i++) to[p * width + j + i] = from[p + (j + i) * across];
+    }
+  for (; j < valid; j++)
+    for (int32_t p = 0; p < k; p++) to[p * width + j] = from[p * along + j * across];
+}
+
+/* Depth of one pass over k. It decides the order of additions, so it depends on k alone. */
+INLINE int32_t NAME(depth)(int32_t k) { return k == 0 ? 0 : chunks(k, chunks(k, DEPTH)); }
+
+/* Packs rows of A as panels of 12, 8, 4, 2 and 1 rows, one after another. */
+static void NAME(pack_rows)(REAL *to, int32_t m, int32_t k, const REAL *a, ptrdiff_t aRow, ptrdiff_t aCol) {
+  for (int32_t i = 0, rows; i < m; i += rows, to += rows * k) {
+    rows = row_counts[row_index(m - i, FULL_ROWS)];
+    NAME(pack)(to, rows, rows, k, a + i * aRow, aCol, aRow);
+  }
+}
+
+/* Packs the panels of B, except those that a tile can read where they are. */
+static void NAME(pack_columns)(REAL *to, int32_t n, int32_t k, const REAL *b, ptrdiff_t bRow, ptrdiff_t bCol, int direct) {
+  for (int32_t j = 0, width; j < n; j += width) {
+    width = NAME(widths)[NAME(shape_for)(n - j)];
+    int32_t valid = least(width, n - j);
+    if (!direct || valid < width) NAME(pack)(to + (ptrdiff_t)j * k, width, valid, k, b + j * bCol, bRow, bCol);
+  }
+}
+
+/* The tiles of a block of m rows, for every panel of B. */
+typedef struct {
+  int32_t m, n, k;
+  const REAL *a, *b, *packedA, *packedB;
+  ptrdiff_t aRow, aCol, bRow;
+  int direct;
+} NAME(Block);
+
+static void NAME(tiles)(const NAME(Block) *t, NAME(Out) out) {
+  REAL *c = out.c;
+  const REAL *bias = out.bias;
+  for (int32_t j = 0, width; j < t->n; j += width) {
+    int32_t shape = NAME(shape_for)(t->n - j);
+    width = NAME(widths)[shape];
+    out.valid = least(width, t->n - j);
+    out.bias = bias ? bias + j : NULL;
+    int direct = t->direct && out.valid == width;
+    const REAL *b = direct ? t->b + j : t->packedB + (ptrdiff_t)j * t->k;
+    ptrdiff_t bRow = direct ? t->bRow : width;
+    for (int32_t i = 0, rows; i < t->m; i += rows) {
+      int32_t r = row_index(t->m - i, t->packedA ? FULL_ROWS : NAME(heights)[shape]);
+      rows = row_counts[r];
+      out.c = c + i * out.cRow + j;
+      if (!t->packedA) NAME(strided_tiles)[shape][r](t->k, t->a + i * t->aRow, t->aRow, t->aCol, b, bRow, &out);
+      else if (direct) NAME(strided_tiles)[shape][r](t->k, t->packedA + (ptrdiff_t)i * t->k, 1, rows, b, bRow, &out);
+      else NAME(packed_tiles)[shape][r](t->k, t->packedA + (ptrdiff_t)i * t->k, 1, rows, b, bRow, &out);
+    }
+  }
+}
+
+static void NAME(multiply)(const NAME(Product) *p, REAL *scratch, int32_t room) {
+  int32_t m = p->m, n = p->n, depth = NAME(depth)(p->k);
+  int packA = (double)m * n * p->k > SMALL && n > 2 * NAME(widths)[0];
+  int direct = p->bCol == 1 && (m <= 2 * FULL_ROWS || (double)p->k * p->bRow * sizeof(REAL) <= 1 << 15);
+  int32_t mStep = packA ? least(m, BLOCK_ROWS) : m;
+  int32_t left = (room - (packA ? mStep * depth : 0)) / most(depth, 1);
+  int32_t nStep = least(BLOCK_COLUMNS, left / NAME(widths)[0] * NAME(widths)[0]);
+  REAL *packedB = scratch, *packedA = packA ? scratch + (ptrdiff_t)nStep * depth : NULL;
+  int32_t from = 0;
+  do {
+    int32_t k = least(depth, p->k - from);
+    int last = from + k >= p->k;
+    for (int32_t j = 0; j < n; j += nStep) {
+      NAME(Block) t = {.n = least(nStep, n - j), .k = k, .packedA = packedA, .packedB = packedB, .direct = direct};
+      t.aRow = p->aRow, t.aCol = p->aCol, t.bRow = p->bRow;
+      t.b = p->b + from * p->bRow + j * p->bCol;
+      NAME(pack_columns)(packedB, t.n, k, t.b, p->bRow, p->bCol, direct);
+      for (int32_t i = 0; i < m; i += mStep) {
+        t.m = least(mStep, m - i);
+        t.a = p->a + i * p->aRow + from * p->aCol;
+        if (packA) NAME(pack_rows)(packedA, t.m, k, t.a, p->aRow, p->aCol);
+        NAME(Out) out = {.c = p->c + i * p->cRow + j, .cRow = p->cRow, .alpha = p->alpha, .beta = from ? 1 : p->beta};
+        out.bias = last && p->bias ? p->bias + j : NULL;
+        NAME(tiles)(&t, out);
+      }
+    }
+    from += k;
+  } while (from < p->k);
+}
+
+/* One to three rows against contiguous columns of B: dot products, which read B where it is. */
+INLINE void NAME(dots)(const NAME(Product) *p, const int rows) {
+  for (int32_t j = 0; j < p->n; j++) {
+    const REAL *b = p->b + j * p->bCol;
+    VEC(LANES) acc[3][2] = {0};
+    int32_t q = 0;
+    for (; q + 2 * LANES <= p->k; q += 2 * LANES)
+      UNROLL for (int i = 0; i < rows; i++) UNROLL for (int u = 0; u < 2; u++) {
+        const REAL *a = p->a + i * p->aRow + q + u * LANES;
+        acc[i][u] = FMA(LANES)(*(const VEC_ANY(LANES) *)a, *(const VEC_ANY(LANES) *)(b + q + u * LANES), acc[i][u]);
+      }
+    for (int i = 0; i < rows; i++) {
+      VEC(LANES) both = acc[i][0] + acc[i][1];
+      REAL sum = 0;
+      for (int lane = 0; lane < LANES; lane++) sum += both[lane];
+      for (int32_t r = q; r < p->k; r++) sum += p->a[i * p->aRow + r] * b[r];
+      REAL *c = p->c + i * p->cRow + j, x = p->alpha * sum;
+      if (p->beta != 0) x += p->beta * *c;
+      if (p->bias) x += p->bias[j];
+      *c = x;
+    }
+  }
+}
+
+typedef struct {
+  NAME(Product) p;
+  ptrdiff_t aBatch, bBatch, cBatch;
+  int32_t rows, cols, bands, stripes, room, dots;
+  REAL *scratch;
+} NAME(Job);
+
+static void NAME(part)(int32_t task, int32_t slot, const void *data) {
+  const NAME(Job) *job = data;
+  int32_t band = task % job->bands, stripe = task / job->bands % job->stripes, t = task / job->bands / job->stripes;
+  int32_t i = band * job->rows, j = stripe * job->cols;
+  NAME(Product) p = job->p;
+  p.m = least(job->rows, p.m - i);
+  p.n = least(job->cols, p.n - j);
+  p.a += t * job->aBatch + i * p.aRow;
+  p.b += t * job->bBatch + j * p.bCol;
+  p.c += t * job->cBatch + i * p.cRow + j;
+  if (p.bias) p.bias += j;
+  if (!job->dots) NAME(multiply)(&p, job->scratch + (ptrdiff_t)slot * job->room, job->room);
+  else if (p.m == 1) NAME(dots)(&p, 1);
+  else if (p.m == 2) NAME(dots)(&p, 2);
+  else NAME(dots)(&p, 3);
+}
+
+/* n in even parts of at most `size`, each a multiple of `unit`. */
+INLINE int32_t NAME(even)(int32_t n, int32_t size, int32_t unit) { return chunks(chunks(n, chunks(n, size)), unit) * unit; }
+
+static void NAME(run)(NAME(Product) p, int32_t batch, int32_t aBatch, int32_t bBatch, int32_t cBatch, REAL *scratch, int32_t room) {
+  if (batch == 0 || p.m == 0 || p.n == 0) return;
+  int stacked = batch > 1 && bBatch == 0 && aBatch == p.m * p.aRow && cBatch == p.m * p.cRow;
+  if (stacked) p.m *= batch, batch = 1;
+  NAME(Job) job = {.p = p, .aBatch = aBatch, .bBatch = bBatch, .cBatch = cBatch, .room = room, .scratch = scratch};
+  job.dots = p.m <= 3 && p.bRow == 1 && p.aCol == 1 && p.k >= LANES;
+  double cost = 0.02 * batch * p.m * p.n * most(p.k, 4);
+  int32_t rows = p.m, cols = p.n, width = NAME(widths)[0], wanted = cost < 6000 || pool_slots() == 1 ? 1 : 4 * pool_slots();
+  if (wanted > 1) rows = least(rows, BLOCK_ROWS), cols = least(cols, BLOCK_COLUMNS);
+  while ((double)batch * chunks(p.m, rows) * chunks(p.n, cols) < wanted && (rows > 4 * FULL_ROWS || cols > 4 * width)) {
+    if (cols > 4 * width && (cols >= rows || rows <= 4 * FULL_ROWS)) cols = NAME(even)(cols, (cols + 1) / 2, width);
+    else rows = NAME(even)(rows, (rows + 1) / 2, FULL_ROWS);
+  }
+  job.rows = least(p.m, NAME(even)(p.m, rows, FULL_ROWS));
+  job.cols = least(p.n, NAME(even)(p.n, cols, width));
+  job.bands = chunks(p.m, job.rows);
+  job.stripes = chunks(p.n, job.cols);
+  parallel(batch * job.bands * job.stripes, cost, NAME(part), &job);
+}
