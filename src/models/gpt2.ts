@@ -40,6 +40,7 @@ export const gpt2: Architecture = {
   modelType: "gpt2",
   embedding: "transformer.wte",
   head: "lm_head",
+  depthKey: "n_layer",
   ignored: /\.attn\.(bias|masked_bias)$/,
   prefix: "transformer.",
 

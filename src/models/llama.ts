@@ -40,6 +40,7 @@ export const llama: Architecture = {
   modelType: "llama",
   embedding: "model.embed_tokens",
   head: "lm_head",
+  depthKey: "num_hidden_layers",
   ignored: /rotary_emb\.inv_freq$/,
 
   parse(config: Config): LlamaDimensions {

@@ -32,6 +32,8 @@ export interface Architecture {
   /** `model_type` of config.json. */
   readonly modelType: string;
   readonly embedding: string;
+  /** The key of config.json that counts the blocks. */
+  readonly depthKey: string;
   readonly head: string;
   /** File keys that hold no weights (buffers of older versions). */
   readonly ignored?: RegExp;

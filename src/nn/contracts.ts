@@ -66,7 +66,7 @@ export interface Attachment {
   /** ΔW given the site as it is so far; its absence means that the adapter cannot be merged here. */
   update?(site: Site): LinearOperator;
   /** Added to the bias; merging needs a site that has one. */
-  biasUpdate?(): Tensor;
+  biasUpdate?(site: Site): Tensor | undefined;
   /** Stands in for the base's weight (a LinearOperator at sites, a Parameter at norms) or bias. */
   readonly weight?: LinearOperator | Parameter;
   readonly bias?: Parameter;

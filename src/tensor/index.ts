@@ -1,6 +1,6 @@
 export { engine, start, stop, type Engine, type StartOptions } from "./engine.ts";
 export { bytesOf, isReal, type DType, type Real, type TypedArray } from "./dtype.ts";
-export { empty, fromBytes, full, ones, Parameter, hostNumbers, Tensor, tensor, toBytes, zeros } from "./tensor.ts";
+export { copyOf, empty, fromBytes, full, ones, Parameter, hostNumbers, Tensor, tensor, toBytes, zeros } from "./tensor.ts";
 export { free, keep, scope } from "./scope.ts";
 export { backward, customGradient, gradientsFlow, noGrad, recompute, stopGradient, type BackwardOptions, type Gradients } from "./tape.ts";
 export { Rng } from "./rng.ts";

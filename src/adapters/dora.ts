@@ -1,0 +1,46 @@
+import type { z } from "zod";
+import type { Site } from "../nn/contracts.ts";
+import { scaledRows, sumOf, type LinearOperator } from "../operators/index.ts";
+import { add, affine, div, mul, noGrad, scope, sqrt, square, sub, sum, type Tensor } from "../tensor/index.ts";
+import { adapter } from "./adapter.ts";
+import { dropInput, initLora, loraOptions, loraPeftOptions, loraTensors, loraUpdate, type LoraParams } from "./lora.ts";
+
+const options = loraOptions;
+type Options = z.output<typeof options>;
+type Params = LoraParams & { m: Tensor };
+
+/** Norm of every row. */
+const rowNorms = (w: Tensor): Tensor => sqrt(sum(square(w), { axes: [1] }));
+
+/** m / ‖W + s·B·A‖ by row; the norm is a constant to the gradient (§4.3 of the paper). */
+function gain(p: Params, site: Site, o: Options): Tensor {
+  const norms = noGrad(() => scope(() => rowNorms(add(site.weight.toDense(), loraUpdate(p, o).toDense()))));
+  return div(p.m, norms);
+}
+
+/**
+ * DoRA: diag(m / ‖W + s·B·A‖)·(W + s·B·A), with m the row norms of W at the start; magnitude and direction train apart.
+ * Liu et al. 2024, arXiv:2402.09353. With dropout the base's part sees the dropped input too, as in PEFT.
+ *
+ * @example
+ * const tuned = await adapt(model, dora, { r: 8, alpha: 16 });
+ */
+export const dora = adapter({
+  id: "dora",
+  title: "DoRA",
+  paper: "arXiv:2402.09353",
+  kinds: ["linear"],
+  options,
+  init: (site, o, context) => ({ ...initLora(site, o, context), m: rowNorms(site.weight.toDense()) }),
+  update(p: Params, site, o): LinearOperator {
+    const g = gain(p, site, o);
+    return sumOf(scaledRows(affine(g, 1, -1), site.weight), scaledRows(g, loraUpdate(p, o)));
+  },
+  forward(x, y, p, site, o, live) {
+    const g = gain(p, site, o);
+    const input = dropInput(x, o, site, live);
+    const base = input !== x ? site.weight.apply(input) : site.bias ? sub(y, site.bias) : y;
+    return add(add(y, mul(base, affine(g, 1, -1))), mul(loraUpdate(p, o).apply(input), g));
+  },
+  peft: { type: "LORA", options: loraPeftOptions, fixed: { use_dora: true }, tensors: { linear: { ...loraTensors.linear, m: "lora_magnitude_vector" } } },
+});
