@@ -81,9 +81,12 @@ export interface View<P extends Params = Params> {
    * state: keep (shape must not change), gather with the weights, zero, or reset (dropped; starts anew).
    */
   resize(name: string, axis: number, index: Int32Array, state: "keep" | "gather" | "zero" | "reset", fill?: number): void;
-  /** Rows of a parameter (axis 0) that are 0 and stay so: weights, gradients and moments; null lifts it. */
+  /** Rows of a parameter (axis 0) whose flag is not 0 become 0 and stay so: weights, gradients and moments; null lifts it. */
   mask(name: string, rows: Uint8Array | null): void;
 }
+
+/** Factor of the learning rate at a step (from 0) of a run of so many steps. */
+export type Schedule = (step: number, steps: number) => number;
 
 export interface ParameterGroup {
   readonly parameters: readonly Parameter[];
@@ -92,13 +95,21 @@ export interface ParameterGroup {
   readonly learningRate?: number;
   readonly weightDecay?: number;
   /** Factor of the learning rate at a step, in place of the run's schedule. */
-  readonly schedule?: (step: number, steps: number) => number;
+  readonly schedule?: Schedule;
   /** A chain of its own for these parameters. */
   readonly optimizer?: Transform;
 }
 
-/** Tensors and scalars: all that a checkpoint holds of anything that trains. */
-export type State = Record<string, Tensor | number>;
+/** Tensors and scalars, nested by name: all that a checkpoint holds of anything that trains. */
+export interface State {
+  [name: string]: Tensor | number | State;
+}
+
+/** What the loop measured at a site in this step: x averaged over rows [in], and ∂loss/∂y summed over rows [out], as a bias would get it. */
+export interface Taps {
+  readonly input?: Tensor;
+  readonly outputGradient?: Tensor;
+}
 
 export interface TransformContext {
   /** From 0. */
@@ -108,18 +119,35 @@ export interface TransformContext {
   /** Of the group the parameter belongs to, schedule applied. */
   readonly learningRate: (w: Parameter) => number;
   readonly weightDecay: (w: Parameter) => number;
-  /** Read once a step by the loop for its log. */
-  readonly report: (name: string, value: number) => void;
+  readonly sites: readonly Site[];
+  /** By site path; empty unless a link of the chain wants them. */
+  readonly taps: ReadonlyMap<string, Taps>;
+}
+
+interface LinkTraits {
+  readonly fused?: FusedLink;
+  readonly wants?: readonly "taps"[];
+}
+
+/** Sees one tensor at a time. Its state is made at a parameter's first update. */
+export interface ParameterLink extends LinkTraits {
+  readonly scope: "parameter";
+  init(w: Parameter, t: TransformContext): State;
+  update(u: Tensor, s: State, w: Parameter, t: TransformContext): Awaitable<Tensor>;
+}
+
+/** Sees all tensors of a group, or of the model, that have a gradient in this step. */
+export interface ListLink extends LinkTraits {
+  readonly scope: "group" | "model";
+  init(w: readonly Parameter[], t: TransformContext): State;
+  update(u: readonly Tensor[], s: State, w: readonly Parameter[], t: TransformContext): Awaitable<readonly Tensor[]>;
 }
 
 /**
- * An optimiser is a chain of these. A "parameter" transform sees one tensor at a time; "group" and "model" ones see lists.
- * `update` owns u and s and may write both in place; the last link's output is subtracted from the weights.
+ * An optimiser is a chain of these. `update` owns u and s and may write both in place; it runs without recording, and the
+ * last link's output is subtracted from the weights.
  */
-export type Transform =
-  | { readonly scope: "parameter"; readonly fused?: FusedLink; init(w: Parameter, t: TransformContext): State; update(u: Tensor, s: State, w: Parameter, t: TransformContext): Awaitable<Tensor> }
-  | { readonly scope: "group" | "model"; readonly fused?: FusedLink; init(w: readonly Parameter[], t: TransformContext): State; update(u: Tensor[], s: State, w: readonly Parameter[], t: TransformContext): Awaitable<Tensor[]> }
-  | { readonly scope: "chain"; readonly links: readonly Transform[] };
+export type Transform = ParameterLink | ListLink | { readonly scope: "chain"; readonly links: readonly Transform[] };
 
 /** Declares that a link is part of the everyday chain clip · adam · decay · learning rate, which has one fused kernel. */
 export type FusedLink = { kind: "clip"; maxNorm: number } | { kind: "adam"; beta1: number; beta2: number; eps: number } | { kind: "decay" } | { kind: "learningRate" };
@@ -145,10 +173,11 @@ export interface Training<P extends Params = Params> {
   readonly rng: Rng;
   /** This step's gradient, alive until the end of the step. */
   gradient(w: Parameter): Tensor | undefined;
-  /** Gradient statistics and taps of this step, if the regime wants them. */
-  readonly taps: ReadonlyMap<string, { input?: Tensor; outputGradient?: Tensor }>;
+  /** By site path, complete after backward; empty unless a regime wants them. */
+  readonly taps: ReadonlyMap<string, Taps>;
+  /** Input of each block and of the last norm, on the tape: for `loss`. Empty unless a regime wants them. */
   readonly hidden: readonly Tensor[];
-  /** Whether a parameter trains from the next step on; its optimiser state is kept or dropped. */
+  /** Whether a parameter trains from the next forward pass on; its optimiser state is kept or dropped. */
   trainable(w: Parameter, on: boolean, state?: "keep" | "drop"): void;
   /** The optimiser state of a parameter, by link: to read, mask or reset in place. */
   moments(w: Parameter): readonly State[];
@@ -160,7 +189,9 @@ export interface Training<P extends Params = Params> {
 
 /** What a method does during training; all parts are optional. It also stands alone on plain weights. */
 export interface Regime<P extends Params = Params> {
+  /** Asked once, when the run starts. */
   groups?(t: Training<P>): readonly ParameterGroup[];
+  /** Once a step, before its first forward pass. */
   beforeForward?(t: Training<P>): Awaitable<void>;
   /** Added to the task's loss; sees every site at once. */
   loss?(t: Training<P>): Tensor;
