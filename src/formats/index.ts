@@ -1,0 +1,12 @@
+export { writeAtomically, writeFolderAtomically, fileSource } from "./files.ts";
+export { readConfig, writeConfig } from "./huggingface.ts";
+export { parsePeftConfig, peftConfigText, type LoraPeftConfig, type PeftConfig } from "./peft-config.ts";
+export { openPeftDirectory, writePeftDirectory, type PeftDirectory } from "./peft-directory.ts";
+export { parsePeftKeys, peftKey } from "./peft-keys.ts";
+export { loraLayers } from "./peft-lora.ts";
+export { matchModules, replicatedLayers, type MatchableModule } from "./peft-matching.ts";
+export { orderProofPatterns, patternLookup } from "./peft-patterns.ts";
+export { bytesSource, openSafetensors, type ByteSource, type SafetensorsFile } from "./safetensors.ts";
+export { openSafetensorsFile, openWeights, writeSharded, type WeightFolder } from "./safetensors-folder.ts";
+export { safetensorsBytes, writeSafetensors, type TensorToWrite } from "./safetensors-write.ts";
+export { checkVocabulary, createTokenizer, loadTokenizer, type Tokenizer } from "./tokenizer.ts";
