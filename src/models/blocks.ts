@@ -1,5 +1,6 @@
+import { StrutError } from "../errors.ts";
 import type { KvCache, Run } from "../nn/contracts.ts";
-import { bytesOf, concat, contiguous, gradientsFlow, keep, noGrad, Parameter, recompute, scope, slice, tensor, type Tensor } from "../tensor/index.ts";
+import { bytesOf, empty, engine, free as freeTensor, gradientsFlow, keep, noGrad, Parameter, recompute, scope, slice, tensor, type DType, type Tensor } from "../tensor/index.ts";
 
 /**
  * Runs one block of a model: intermediates are forgotten at once where nothing will be differentiated, and recomputed in
@@ -35,25 +36,73 @@ export function rotaryTables(cache: Map<string, RotaryTables>, positions: number
   return tables;
 }
 
-/** Keys and values of all tokens so far, for one layer. */
-export function fullCache(): KvCache {
+/** A cache whose memory goes back to the pool when asked, not only when it is collected. */
+export interface FullCache extends KvCache {
+  /** Forgets all tokens and returns the memory; the cache may be used anew. */
+  free(): void;
+}
+
+/** Copies a part [batch, tokens, heads, dim] into a buffer with more tokens, from token `start` on. */
+function write(buffer: Tensor, part: Tensor, start: number): void {
+  const [batch, tokens, heads, dim] = part.shape as [number, number, number, number];
+  for (let b = 0; b < batch; b++) {
+    const [from, to] = [slice(part, 0, b, b + 1), slice(slice(buffer, 0, b, b + 1), 1, start, start + tokens)];
+    engine().backend.kernels.copy(to, from, 1, tokens, heads, dim, ...(from.strides as [number, number, number, number]));
+  }
+}
+
+/**
+ * Keys and values of all tokens so far, for one layer. The buffers double when they are full, so appending costs the new
+ * tokens only; `capacity` tokens are reserved at the first append. What `append` returns are views, valid until the next
+ * call; no gradient flows through them. `bytes` counts the tokens held, not what is reserved.
+ *
+ * @example
+ * const caches = Array.from({ length: model.dimensions.depth }, () => fullCache());
+ * const logits = noGrad(() => forward(model, tensor([1, 403, 407], [1, 3], "i32"), { caches }));
+ */
+export function fullCache(capacity = 0): FullCache {
   let held: { k: Tensor; v: Tensor } | undefined;
+  let length = 0;
+  const free = (): void => {
+    if (held) [held.k, held.v].forEach(freeTensor);
+    held = undefined;
+    length = 0;
+  };
+  /** The same tokens in a buffer of other extents. */
+  const moved = (from: Tensor | undefined, shape: readonly number[], dtype: DType, rows?: readonly number[]): Tensor => {
+    const to = keep(empty(shape, dtype));
+    if (!from) return to;
+    const kept = slice(from, 1, 0, length);
+    if (!rows) write(to, kept, 0);
+    else rows.forEach((row, i) => write(slice(to, 0, i, i + 1), slice(kept, 0, row, row + 1), 0));
+    freeTensor(from);
+    return to;
+  };
   return {
     get length() {
-      return held?.k.shape[1] ?? 0;
+      return length;
     },
     append(k, v, rotate) {
-      const rotated = rotate(k, held?.k.shape[1] ?? 0);
-      held = held ? { k: concat([held.k, rotated], 1), v: concat([held.v, v], 1) } : { k: rotated, v: contiguous(v) };
-      keep(held.k);
-      keep(held.v);
-      return held;
+      if (gradientsFlow() && (k.node ?? v.node)) throw new StrutError("gradient", "a key-value cache cannot be differentiated", { hint: "Run the pass inside noGrad, or without caches." });
+      const rotated = rotate(k, length);
+      const [batch, tokens, heads, dim] = rotated.shape as [number, number, number, number];
+      if (held && held.k.shape[0] !== batch) throw new StrutError("shape", `the key-value cache holds ${held.k.shape[0]} rows, the pass has ${batch}`, { hint: "Call reorder() when rows come or go." });
+      const total = length + tokens;
+      if (!held || total > held.k.shape[1]!) {
+        const extents = [batch, Math.max(total, held ? 2 * length : capacity), heads, dim];
+        held = { k: moved(held?.k, extents, rotated.dtype), v: moved(held?.v, extents, v.dtype) };
+      }
+      write(held.k, rotated, length);
+      write(held.v, v, length);
+      length = total;
+      return { k: slice(held.k, 1, 0, length), v: slice(held.v, 1, 0, length) };
     },
     reorder(index) {
       if (!held) return;
-      const rows = (x: Tensor): Tensor => keep(concat(index.map((i) => slice(x, 0, i, i + 1))));
-      held = { k: rows(held.k), v: rows(held.v) };
+      const extents = [index.length, ...held.k.shape.slice(1)];
+      held = { k: moved(held.k, extents, held.k.dtype, index), v: moved(held.v, extents, held.v.dtype, index) };
     },
-    bytes: () => (held ? 2 * held.k.size * bytesOf(held.k.dtype) : 0),
+    bytes: () => (held ? (2 * held.k.size * length * bytesOf(held.k.dtype)) / held.k.shape[1]! : 0),
+    free,
   };
 }
