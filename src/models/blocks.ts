@@ -1,6 +1,21 @@
 import { StrutError } from "../errors.ts";
 import type { KvCache, Run } from "../nn/contracts.ts";
-import { bytesOf, empty, engine, free as freeTensor, gradientsFlow, keep, noGrad, Parameter, recompute, scope, slice, tensor, type DType, type Tensor } from "../tensor/index.ts";
+import {
+  bytesOf,
+  empty,
+  engine,
+  free as freeTensor,
+  gradientsFlow,
+  keep,
+  noGrad,
+  Parameter,
+  recompute,
+  scope,
+  slice,
+  tensor,
+  type DType,
+  type Tensor,
+} from "../tensor/index.ts";
 
 /**
  * Runs one block of a model: intermediates are forgotten at once where nothing will be differentiated, and recomputed in
@@ -19,7 +34,14 @@ export interface RotaryTables {
 }
 
 /** cos and sin of position·theta^(−2i/dim), computed in f64; cached per size so that a step makes none. */
-export function rotaryTables(cache: Map<string, RotaryTables>, positions: number, dim: number, theta: number, scaling: (frequency: number) => number, dtype: "f32" | "f64"): RotaryTables {
+export function rotaryTables(
+  cache: Map<string, RotaryTables>,
+  positions: number,
+  dim: number,
+  theta: number,
+  scaling: (frequency: number) => number,
+  dtype: "f32" | "f64",
+): RotaryTables {
   const key = `${positions}/${dim}/${theta}/${dtype}`;
   const found = cache.get(key);
   if (found?.cos.handle.block) return found;
@@ -83,10 +105,14 @@ export function fullCache(capacity = 0): FullCache {
       return length;
     },
     append(k, v, rotate) {
-      if (gradientsFlow() && (k.node ?? v.node)) throw new StrutError("gradient", "a key-value cache cannot be differentiated", { hint: "Run the pass inside noGrad, or without caches." });
+      if (gradientsFlow() && (k.node ?? v.node))
+        throw new StrutError("gradient", "a key-value cache cannot be differentiated", { hint: "Run the pass inside noGrad, or without caches." });
       const rotated = rotate(k, length);
       const [batch, tokens, heads, dim] = rotated.shape as [number, number, number, number];
-      if (held && held.k.shape[0] !== batch) throw new StrutError("shape", `the key-value cache holds ${held.k.shape[0]} rows, the pass has ${batch}`, { hint: "Call reorder() when rows come or go." });
+      if (held && held.k.shape[0] !== batch)
+        throw new StrutError("shape", `the key-value cache holds ${held.k.shape[0]} rows, the pass has ${batch}`, {
+          hint: "Call reorder() when rows come or go.",
+        });
       const total = length + tokens;
       if (!held || total > held.k.shape[1]!) {
         const extents = [batch, Math.max(total, held ? 2 * length : capacity), heads, dim];

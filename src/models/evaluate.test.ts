@@ -7,7 +7,9 @@ beforeAll(() => start());
 
 const model = (): Model => {
   const rng = new Rng(3);
-  return randomModel({ model_type: "gpt2", vocab_size: 13, n_layer: 2, n_head: 2, n_embd: 8, n_positions: 16 }, (name, shape) => rng.fork(name).normal(shape, 0.3));
+  return randomModel({ model_type: "gpt2", vocab_size: 13, n_layer: 2, n_head: 2, n_embd: 8, n_positions: 16 }, (name, shape) =>
+    rng.fork(name).normal(shape, 0.3),
+  );
 };
 const text = (length: number): number[] => Array.from({ length }, (_, i) => (i * i + 3 * i) % 13);
 
@@ -21,7 +23,13 @@ async function lossesOf(of: Model, ids: number[]): Promise<number[]> {
 }
 
 describe("evaluate", () => {
-  it.each([[40, 6], [41, 8], [16, 16], [7, 16], [37, 6]])("averages over the tokens of %i in windows of %i", async (length, window) => {
+  it.each([
+    [40, 6],
+    [41, 8],
+    [16, 16],
+    [7, 16],
+    [37, 6],
+  ])("averages over the tokens of %i in windows of %i", async (length, window) => {
     const [of, ids] = [model(), text(length)];
     const losses: number[] = [];
     for (let start = 0; start < length; start += window) losses.push(...(await lossesOf(of, ids.slice(start, start + window))));
@@ -49,8 +57,12 @@ describe("evaluate", () => {
   });
 
   it("encodes a text whole and without special tokens", async () => {
-    const tokenizer = { encode: (given: string, { special }: { special: boolean }) => (special ? [0] : []).concat(Array.from(given, Number)) } as unknown as Tokenizer;
-    expect((await evaluateText(model(), tokenizer, "12345678", { window: 4 })).loss).toBe((await evaluate(model(), [1, 2, 3, 4, 5, 6, 7, 8], { window: 4 })).loss);
+    const tokenizer = {
+      encode: (given: string, { special }: { special: boolean }) => (special ? [0] : []).concat(Array.from(given, Number)),
+    } as unknown as Tokenizer;
+    expect((await evaluateText(model(), tokenizer, "12345678", { window: 4 })).loss).toBe(
+      (await evaluate(model(), [1, 2, 3, 4, 5, 6, 7, 8], { window: 4 })).loss,
+    );
   });
 
   it("stops with the signal, and says what cannot be", async () => {

@@ -54,7 +54,11 @@ export async function evaluate(model: Model, ids: ArrayLike<number>, options: Ev
   const { onProgress, signal, ...rest } = options;
   const { context } = model.dimensions;
   const { window = context } = parseOptions({ id: "evaluate", options: evaluationOptions } as Method<typeof evaluationOptions>, rest);
-  if (window > context) throw new StrutError("context", `a window of ${window} tokens does not fit into the model's context of ${context}`, { path: "window", hint: `Use at most ${context}.` });
+  if (window > context)
+    throw new StrutError("context", `a window of ${window} tokens does not fit into the model's context of ${context}`, {
+      path: "window",
+      hint: `Use at most ${context}.`,
+    });
   if (ids.length < 2) throw new StrutError("range", `the text has ${ids.length} tokens; the first is not scored, so at least 2 are needed`);
   const began = performance.now();
   const all = Int32Array.from(ids);
@@ -100,7 +104,9 @@ async function lossOf(model: Model, ids: Int32Array, rows: number, width: number
       const chunk = Math.max(64, Math.floor(LOGITS / model.dimensions.vocabularySize));
       const parts = Array.from({ length: Math.ceil(targets.length / chunk) }, (_, i) => {
         const [from, to] = [i * chunk, Math.min(targets.length, (i + 1) * chunk)];
-        return scope(() => tokenLosses(applyLinear(model, model.architecture.head, slice(states, 0, from, to), {}), tensor(targets.subarray(from, to), [to - from], "i32")));
+        return scope(() =>
+          tokenLosses(applyLinear(model, model.architecture.head, slice(states, 0, from, to), {}), tensor(targets.subarray(from, to), [to - from], "i32")),
+        );
       });
       return concat(parts);
     }),

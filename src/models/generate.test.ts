@@ -9,12 +9,27 @@ beforeAll(() => start());
 function small(seed = 1): Model {
   const rng = new Rng(seed);
   return randomModel(
-    { model_type: "llama", vocab_size: 31, hidden_size: 24, intermediate_size: 40, num_hidden_layers: 3, num_attention_heads: 6, num_key_value_heads: 2, head_dim: 10, max_position_embeddings: 24 },
+    {
+      model_type: "llama",
+      vocab_size: 31,
+      hidden_size: 24,
+      intermediate_size: 40,
+      num_hidden_layers: 3,
+      num_attention_heads: 6,
+      num_key_value_heads: 2,
+      head_dim: 10,
+      max_position_embeddings: 24,
+    },
     (name, shape) => rng.fork(name).normal(shape, 0.4),
   );
 }
 
-const prompts = [[3, 1, 4, 1, 5], [9, 2, 6, 5, 3], [5, 8, 9, 7, 9], [3, 2]];
+const prompts = [
+  [3, 1, 4, 1, 5],
+  [9, 2, 6, 5, 3],
+  [5, 8, 9, 7, 9],
+  [3, 2],
+];
 const idsOf = (made: { ids: number[] }[]): number[][] => made.map(({ ids }) => ids);
 
 /** One letter a token. */
@@ -22,19 +37,40 @@ const letters: Tokenizer = {
   encode: (text) => Array.from(text, (c) => c.charCodeAt(0) - 97),
   decode: (ids) => String.fromCharCode(...ids.map((id) => id + 97)),
   token: (id) => String.fromCharCode(id + 97),
-  vocabularySize: 31, bos: undefined, eos: undefined,
+  vocabularySize: 31,
+  bos: undefined,
+  eos: undefined,
 };
 
 describe("the key-value cache", () => {
   it("gives the logits of a pass without it, however the tokens are cut", async () => {
     const model = small();
-    const ids = [[3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5, 8], [2, 7, 1, 8, 2, 8, 1, 8, 2, 8, 4, 5]];
+    const ids = [
+      [3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5, 8],
+      [2, 7, 1, 8, 2, 8, 1, 8, 2, 8, 4, 5],
+    ];
     const logits = async (from: number, to: number, caches?: ReturnType<typeof fullCache>[]) =>
-      (await noGrad(() => forward(model, tensor(ids.flatMap((row) => row.slice(from, to)), [2, to - from], "i32"), caches ? { caches } : {})).data()) as Float32Array;
+      (await noGrad(() =>
+        forward(
+          model,
+          tensor(
+            ids.flatMap((row) => row.slice(from, to)),
+            [2, to - from],
+            "i32",
+          ),
+          caches ? { caches } : {},
+        ),
+      ).data()) as Float32Array;
     const whole = await logits(0, 12);
     const caches = [0, 1, 2].map(() => fullCache());
     let worst = 0;
-    for (const [from, to] of [[0, 5], [5, 6], [6, 10], [10, 11], [11, 12]] as const) {
+    for (const [from, to] of [
+      [0, 5],
+      [5, 6],
+      [6, 10],
+      [10, 11],
+      [11, 12],
+    ] as const) {
       const part = await logits(from, to, caches);
       const width = (to - from) * 31;
       part.forEach((x, i) => (worst = Math.max(worst, Math.abs(x - whole[Math.floor(i / width) * 12 * 31 + from * 31 + (i % width)]!))));
@@ -46,7 +82,10 @@ describe("the key-value cache", () => {
 
   it("keeps the rows that are asked for, in their order", async () => {
     const cache = fullCache();
-    const value = tensor(Float32Array.from({ length: 12 }, (_, i) => i), [3, 2, 1, 2]);
+    const value = tensor(
+      Float32Array.from({ length: 12 }, (_, i) => i),
+      [3, 2, 1, 2],
+    );
     noGrad(() => cache.append(value, value, (k) => k));
     cache.reorder([2, 0]);
     const next = tensor([20, 21, 30, 31], [2, 1, 1, 2]);
@@ -102,7 +141,12 @@ describe("generate", () => {
     const stop = whole.text!.slice(4, 7);
     const first = whole.text!.indexOf(stop);
     const shown: string[] = [];
-    const made = await generate(model, prompts[0]!, { maxNewTokens: 12, tokenizer: letters, stopStrings: ["never", stop], onToken: ({ text }) => shown.push(text!) });
+    const made = await generate(model, prompts[0]!, {
+      maxNewTokens: 12,
+      tokenizer: letters,
+      stopStrings: ["never", stop],
+      onToken: ({ text }) => shown.push(text!),
+    });
     expect(made).toEqual({ ids: whole.ids.slice(0, first + 3), text: whole.text!.slice(0, first), reason: "stop" });
     expect(shown.join("")).toBe(made.text); // nothing of the stop string was shown
   });
@@ -111,7 +155,12 @@ describe("generate", () => {
     const model = small();
     const { text } = await generate(model, prompts[0]!, { maxNewTokens: 12, tokenizer: letters });
     const shown: string[] = [];
-    const made = await generate(model, prompts[0]!, { maxNewTokens: 12, tokenizer: letters, stopStrings: [`${text!.slice(2, 5)}!`, `${text!.slice(-2)}!`], onToken: (event) => shown.push(event.text!) });
+    const made = await generate(model, prompts[0]!, {
+      maxNewTokens: 12,
+      tokenizer: letters,
+      stopStrings: [`${text!.slice(2, 5)}!`, `${text!.slice(-2)}!`],
+      onToken: (event) => shown.push(event.text!),
+    });
     expect(made.text).toBe(text);
     expect(shown.join("")).toBe(text);
     expect(shown.slice(2, 5)).toEqual(["", "", ""]);
@@ -150,7 +199,12 @@ describe("generate", () => {
     const model = small();
     await expect(generate(model, [])).rejects.toThrow("the prompt has no tokens");
     await expect(generate(model, [[1], [31]])).rejects.toThrow("prompt 1 holds the id 31, which does not lie in 0…30");
-    await expect(generate(model, Array.from({ length: 25 }, () => 1))).rejects.toThrow("25 tokens, more than the model's context of 24");
+    await expect(
+      generate(
+        model,
+        Array.from({ length: 25 }, () => 1),
+      ),
+    ).rejects.toThrow("25 tokens, more than the model's context of 24");
     await expect(generate(model, [1], { stopStrings: ["x"] })).rejects.toThrow("stopStrings need a tokenizer");
   });
 });
@@ -158,8 +212,17 @@ describe("generate", () => {
 describe("generate on bundled models", () => {
   it("sorts with gpt-nano-sort, with and without cache", async () => {
     const model = await loadModel("data/lm/gpt-nano-sort");
-    const inputs = [[0, 0, 2, 1, 0, 1], [2, 2, 2, 1, 1, 0], [1, 0, 1, 0, 1, 0], [2, 1, 0, 2, 1, 0], [0, 0, 0, 0, 0, 0], [2, 2, 2, 2, 2, 1], [1, 2, 0, 0, 2, 2]];
-    for (const useCache of [true, false]) expect(idsOf(await generate(model, inputs, { maxNewTokens: 6, useCache }))).toEqual(inputs.map((input) => input.toSorted((a, b) => a - b)));
+    const inputs = [
+      [0, 0, 2, 1, 0, 1],
+      [2, 2, 2, 1, 1, 0],
+      [1, 0, 1, 0, 1, 0],
+      [2, 1, 0, 2, 1, 0],
+      [0, 0, 0, 0, 0, 0],
+      [2, 2, 2, 2, 2, 1],
+      [1, 2, 0, 0, 2, 2],
+    ];
+    for (const useCache of [true, false])
+      expect(idsOf(await generate(model, inputs, { maxNewTokens: 6, useCache }))).toEqual(inputs.map((input) => input.toSorted((a, b) => a - b)));
   });
 
   it("gives a text that continues the prompt's, space and bytes included", async () => {

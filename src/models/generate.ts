@@ -63,10 +63,15 @@ interface Settings extends Sampling {
  */
 export function generate(model: Model, prompt: ArrayLike<number>, options?: GenerateOptions): Promise<Generation>;
 export function generate(model: Model, prompts: readonly ArrayLike<number>[], options?: GenerateOptions): Promise<Generation[]>;
-export async function generate(model: Model, prompts: ArrayLike<number> | readonly ArrayLike<number>[], options: GenerateOptions = {}): Promise<Generation | Generation[]> {
+export async function generate(
+  model: Model,
+  prompts: ArrayLike<number> | readonly ArrayLike<number>[],
+  options: GenerateOptions = {},
+): Promise<Generation | Generation[]> {
   const { tokenizer, eos = model.config["eos_token_id"] as number | number[] | null | undefined, onToken, signal, ...rest } = options;
   const settings: Settings = { ...readGenerationOptions(rest), eos: new Set([eos ?? []].flat()), onToken, signal };
-  if (settings.stopStrings.length > 0 && !tokenizer) throw new StrutError("option", "stopStrings need a tokenizer to read the text", { path: "stopStrings", hint: "Give the model's as `tokenizer`." });
+  if (settings.stopStrings.length > 0 && !tokenizer)
+    throw new StrutError("option", "stopStrings need a tokenizer to read the text", { path: "stopStrings", hint: "Give the model's as `tokenizer`." });
   const many = typeof prompts[0] === "object";
   const list = (many ? prompts : [prompts]) as readonly ArrayLike<number>[];
   const rng = new Rng(settings.seed).fork("generate");
@@ -76,16 +81,29 @@ export async function generate(model: Model, prompts: ArrayLike<number> | readon
     const text = tokenizer && textStream(tokenizer, prompt, settings.stopStrings);
     return { index, prompt, ids: [...prompt], seen: new Set(prompt), rng: rng.fork(String(index)), text, reason: undefined };
   });
-  for (const length of new Set(rows.map(({ prompt }) => prompt.length))) await continueRows(model, rows.filter(({ prompt }) => prompt.length === length), settings);
-  const made = rows.map(({ ids, prompt, text, reason }): Generation => ({ ids: ids.slice(prompt.length), ...(text ? { text: text.all() } : {}), reason: reason! }));
+  for (const length of new Set(rows.map(({ prompt }) => prompt.length)))
+    await continueRows(
+      model,
+      rows.filter(({ prompt }) => prompt.length === length),
+      settings,
+    );
+  const made = rows.map(({ ids, prompt, text, reason }): Generation => ({
+    ids: ids.slice(prompt.length),
+    ...(text ? { text: text.all() } : {}),
+    reason: reason!,
+  }));
   return many ? made : made[0]!;
 }
 
 function checkPrompt(prompt: readonly number[], { dimensions: { context, vocabularySize } }: Model, what: string): void {
   if (prompt.length === 0) throw new StrutError("range", `${what} has no tokens`, { hint: "Begin with the tokenizer's bos token, or with a word." });
-  if (prompt.length > context) throw new StrutError("context", `${what} has ${prompt.length} tokens, more than the model's context of ${context}`, { hint: "Shorten it." });
+  if (prompt.length > context)
+    throw new StrutError("context", `${what} has ${prompt.length} tokens, more than the model's context of ${context}`, { hint: "Shorten it." });
   const strange = prompt.find((id) => !(Number.isInteger(id) && id >= 0 && id < vocabularySize));
-  if (strange !== undefined) throw new StrutError("range", `${what} holds the id ${strange}, which does not lie in 0…${vocabularySize - 1}`, { hint: "Is this the tokenizer of another model?" });
+  if (strange !== undefined)
+    throw new StrutError("range", `${what} holds the id ${strange}, which does not lie in 0…${vocabularySize - 1}`, {
+      hint: "Is this the tokenizer of another model?",
+    });
 }
 
 /** Lets timers, signals and output run. */
@@ -103,7 +121,14 @@ async function continueRows(model: Model, rows: readonly Row[], settings: Settin
     while (open.length > 0 && !settings.signal?.aborted) {
       const logits = await nextLogits(model, open, caches);
       const width = logits.length / open.length;
-      open.forEach((row, i) => accept(row, chooseToken(logits.subarray(i * width, (i + 1) * width) as Float32Array, row.seen, settings, () => row.rng.random()), most, settings));
+      open.forEach((row, i) =>
+        accept(
+          row,
+          chooseToken(logits.subarray(i * width, (i + 1) * width) as Float32Array, row.seen, settings, () => row.rng.random()),
+          most,
+          settings,
+        ),
+      );
       const left = open.flatMap((row, i) => (row.reason ? [] : [i]));
       if (left.length < open.length) {
         open = left.map((i) => open[i]!);
@@ -145,7 +170,7 @@ function accept(row: Row, id: number, most: number, { eos, onToken }: Settings):
   const ended = eos.has(id);
   const last = ended || row.ids.length - row.prompt.length === most;
   const text = row.text?.push(ended ? [] : [id], last);
-  row.reason = ended ? "eos" : row.text?.stopped() ? "stop" : last ? "length" : undefined;
+  row.reason = row.text?.stopped() ? "stop" : ended ? "eos" : last ? "length" : undefined;
   onToken?.({ row: row.index, id, ...(text === undefined ? {} : { text }) });
 }
 

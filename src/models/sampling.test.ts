@@ -2,7 +2,9 @@ import { describe, expect, it } from "vitest";
 import { chooseToken, distribution, readGenerationOptions, samples, type GenerationOptions } from "./sampling.ts";
 
 const logs = (...p: number[]): Float64Array => Float64Array.from(p, Math.log);
-const after = (scores: Float64Array, options: GenerationOptions, seen: number[] = []): number[] => [...distribution(scores, new Set(seen), readGenerationOptions(options))];
+const after = (scores: Float64Array, options: GenerationOptions, seen: number[] = []): number[] => [
+  ...distribution(scores, new Set(seen), readGenerationOptions(options)),
+];
 const close = (a: number[], b: number[]): void => {
   expect(a.length).toBe(b.length);
   a.forEach((x, i) => expect(x).toBeCloseTo(b[i]!, 12));
@@ -52,7 +54,12 @@ describe("sampling", () => {
 
   it("samples when something about sampling is asked for, and takes the first of the likeliest if not", () => {
     const wanted = (options: GenerationOptions) => samples(readGenerationOptions(options));
-    expect([{}, { temperature: 0 }, { temperature: 0, doSample: true }, { temperature: 0.7, doSample: false }].map(wanted)).toEqual([false, false, false, false]);
+    expect([{}, { temperature: 0 }, { temperature: 0, doSample: true }, { temperature: 0.7, doSample: false }].map(wanted)).toEqual([
+      false,
+      false,
+      false,
+      false,
+    ]);
     expect([{ temperature: 0.7 }, { topK: 3 }, { topP: 0.9 }, { doSample: true }].map(wanted)).toEqual([true, true, true, true]);
     expect(chooseToken([1, 5, 5], new Set(), readGenerationOptions({}), Math.random)).toBe(1);
   });

@@ -10,7 +10,11 @@ export const generationOptions = z.object({
   temperature: z.number().nonnegative().optional().describe("divides the logits before a token is drawn, 0 takes the likeliest; defaults to 1"),
   topK: z.int().nonnegative().optional().describe("draw from the k likeliest tokens and those equal to the last of them; defaults to 0, all"),
   topP: z.number().gt(0).max(1).optional().describe("draw from the fewest likeliest tokens whose probabilities reach p together; defaults to 1, all"),
-  repetitionPenalty: z.number().positive().default(1).describe("divides positive and multiplies negative logits of tokens that occurred, the prompt included; defaults to 1"),
+  repetitionPenalty: z
+    .number()
+    .positive()
+    .default(1)
+    .describe("divides positive and multiplies negative logits of tokens that occurred, the prompt included; defaults to 1"),
   seed: z.int().default(0).describe("where the random numbers start; defaults to 0"),
   stopStrings: z.array(z.string().min(1)).default([]).describe("end the text before the first of these; defaults to none"),
   useCache: z.boolean().default(true).describe("keep keys and values of earlier tokens instead of computing them anew; defaults to true"),
@@ -20,10 +24,12 @@ export type GenerationOptions = z.input<typeof generationOptions>;
 export type Sampling = z.output<typeof generationOptions>;
 
 /** Checks the options and fills in what they default to. */
-export const readGenerationOptions = (given: GenerationOptions): Sampling => parseOptions({ id: "generate", options: generationOptions } as Method<typeof generationOptions>, given);
+export const readGenerationOptions = (given: GenerationOptions): Sampling =>
+  parseOptions({ id: "generate", options: generationOptions } as Method<typeof generationOptions>, given);
 
 /** Whether these options draw tokens, rather than take the likeliest. */
-export const samples = ({ doSample, temperature, topK, topP }: Sampling): boolean => temperature !== 0 && (doSample ?? (temperature ?? topK ?? topP) !== undefined);
+export const samples = ({ doSample, temperature, topK, topP }: Sampling): boolean =>
+  temperature !== 0 && (doSample ?? (temperature ?? topK ?? topP) !== undefined);
 
 /** Makes tokens that occurred less likely: x/penalty if x > 0, x·penalty if not, each token once. Keskar et al. 2019, arXiv:1909.05858. */
 export function penalizeRepetition(scores: Float64Array, seen: ReadonlySet<number>, penalty: number): void {
@@ -66,7 +72,11 @@ function softmax(scores: Float64Array): Float64Array {
  * @example
  * const p = distribution(Float64Array.of(2, 1, 0), new Set(), readGenerationOptions({ topK: 2 }));
  */
-export function distribution(scores: Float64Array, seen: ReadonlySet<number>, { temperature = 1, topK = 0, topP = 1, repetitionPenalty }: Sampling): Float64Array {
+export function distribution(
+  scores: Float64Array,
+  seen: ReadonlySet<number>,
+  { temperature = 1, topK = 0, topP = 1, repetitionPenalty }: Sampling,
+): Float64Array {
   penalizeRepetition(scores, seen, repetitionPenalty);
   // from the largest score down, so that no temperature is too small for f64
   const top = scores.reduce((a, b) => Math.max(a, b), -Infinity);
@@ -80,9 +90,9 @@ export function distribution(scores: Float64Array, seen: ReadonlySet<number>, { 
 function draw(probabilities: Float64Array, u: number): number {
   let sum = 0;
   let last = 0;
-  for (const [id, p] of probabilities.entries()) {
-    if (p === 0) continue;
-    sum += p;
+  for (let id = 0; id < probabilities.length; id++) {
+    if (probabilities[id] === 0) continue;
+    sum += probabilities[id]!;
     last = id;
     if (u < sum) return id;
   }
@@ -93,7 +103,10 @@ function draw(probabilities: Float64Array, u: number): number {
 export function chooseToken(logits: ArrayLike<number>, seen: ReadonlySet<number>, options: Sampling, random: () => number): number {
   const scores = new Float64Array(logits);
   const top = scores.reduce((a, b) => Math.max(a, b), -Infinity); // NaN if there is one
-  if (!Number.isFinite(top)) throw new StrutError("nan", `the model's logits are not finite (their maximum is ${top})`, { hint: "Its weights or an adapter's may have diverged: evaluate it on a text it should know." });
+  if (!Number.isFinite(top))
+    throw new StrutError("nan", `the model's logits are not finite (their maximum is ${top})`, {
+      hint: "Its weights or an adapter's may have diverged: evaluate it on a text it should know.",
+    });
   if (samples(options)) return draw(distribution(scores, seen, options), random());
   penalizeRepetition(scores, seen, options.repetitionPenalty);
   return scores.reduce((best, x, id) => (x > scores[best]! ? id : best), 0);
