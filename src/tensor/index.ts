@@ -6,7 +6,7 @@ export { backward, customGradient, gradientsFlow, noGrad, recompute, stopGradien
 export { Rng } from "./rng.ts";
 export * from "./ops/attention.ts";
 export * from "./ops/elementwise.ts";
-export { addLinear, linear, matmul } from "./ops/matmul.ts";
+export { addLinear, gemmInto, linear, matmul } from "./ops/matmul.ts";
 export { crossEntropy, embedding, layerNorm, linearCrossEntropy, meanSquaredError, rmsNorm, rotary, softmax, tokenLosses } from "./ops/nn.ts";
 export { max, mean, sum, sumSquares } from "./ops/reduce.ts";
 export { cast, concat, contiguous, expand, indexCopy, permute, reshape, slice, transpose } from "./ops/shape.ts";

@@ -1,0 +1,55 @@
+// Writes adapters and merged models with strut, and the logits strut gets from them, for check.py to open with the real PEFT.
+// usage: npm run build && node test/interop/python/write.mjs OUT
+import { readFileSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { adapt, adapterParameters, dora, evaluate, forward, loadModel, lora, merge, noGrad, Parameter, Rng, rslora, saveModel, savePeft, start, tensor } from "strut";
+import { loadTokenizer } from "strut/formats";
+
+const out = process.argv[2];
+if (!out) throw new Error("usage: node test/interop/python/write.mjs OUT");
+await start();
+
+const llama = "stories260K";
+const gpt2 = "gpt-nano-sort";
+const cases = [
+  ["lora", llama, lora, { r: 4, alpha: 8 }, {}],
+  ["lora-all-linear", llama, lora, { r: 8, alpha: 16, dropout: 0.1 }, { targets: "all-linear" }],
+  ["lora-patterns", llama, lora, { r: 4, alpha: 8 }, { targets: ["q_proj", "v_proj", "down_proj"], rankPattern: { "layers.0.self_attn.q_proj": 2, v_proj: 6 }, alphaPattern: { down_proj: 3.5 } }],
+  ["lora-embedding", llama, lora, { r: 4 }, { targets: ["embed_tokens", "q_proj"] }],
+  ["lora-embedding-tied", llama, lora, { r: 4 }, { targets: ["embed_tokens", "q_proj"], ensureWeightTying: true }],
+  ["lora-head", llama, lora, { r: 4 }, { targets: ["lm_head", "v_proj"] }],
+  ["lora-saved-norm", llama, lora, { r: 4 }, { targets: ["q_proj"], modulesToSave: ["norm"] }],
+  ["lora-tokens", llama, lora, { r: 4 }, { targets: ["q_proj"], trainableTokenIndices: [5, 17, 400] }],
+  ["lora-replicated", llama, lora, { r: 4 }, { targets: ["q_proj", "v_proj"], layerReplication: [[0, 3], [2, 5]] }],
+  ["rslora", llama, rslora, { r: 8, alpha: 4 }, { targets: ["gate_proj", "up_proj"] }],
+  ["dora", llama, dora, { r: 4, alpha: 8 }, { targets: ["q_proj", "o_proj", "down_proj"] }],
+  ["gpt2-lora", gpt2, lora, { r: 3, alpha: 6 }, { targets: "all-linear" }],
+  ["gpt2-dora", gpt2, dora, { r: 3, alpha: 6 }, { targets: ["c_attn", "mlp.c_proj"] }],
+  ["gpt2-bias", gpt2, lora, { r: 3 }, { targets: ["c_attn"], bias: "all" }],
+  ["gpt2-lora-bias", gpt2, lora, { r: 3, loraBias: true }, { targets: ["c_attn", "c_fc"] }],
+];
+
+const record = {};
+for (const [name, base, method, options, targeting] of cases) {
+  const model = await loadModel(join("data/lm", base));
+  const tuned = await adapt(model, method, options, { ...targeting, seed: 1 });
+  const rng = new Rng(7).fork(name);
+  for (const set of tuned.adapters.values())
+    for (const [path, parameter] of adapterParameters(set)) {
+      const noise = await rng.fork(path).normal(parameter.shape, 0.05).data();
+      const values = Array.from(await parameter.data(), (x, i) => (path.endsWith("/m") ? x * (1 + noise[i]) : x + noise[i]));
+      parameter.assign(new Parameter(tensor(values, parameter.shape)));
+    }
+  await savePeft(tuned, join(out, name, "adapter"), { overwrite: true });
+  await saveModel(merge(tuned), join(out, name, "merged"), { overwrite: true });
+  const ids = base === llama ? [1, 403, 407, 261, 378, 432, 383, 286, 261, 376] : [0, 2, 1, 1, 0, 2, 0, 0];
+  const logits = noGrad(() => forward(tuned, tensor(ids, [1, ids.length], "i32")));
+  record[name] = { base, ids, shape: logits.shape, logits: [...(await logits.data())] };
+}
+
+const folder = join("data/lm", llama);
+const ids = (await loadTokenizer(folder)).encode(readFileSync("data/text/tinyshakespeare.txt", "utf8"), { special: false });
+const held = ids.slice(ids.length - Math.floor(ids.length / 10));
+const { loss, tokens } = await evaluate(await loadModel(folder), held, { window: 256 });
+record.evaluation = { base: llama, window: 256, loss, tokens, held };
+writeFileSync(join(out, "strut.json"), JSON.stringify(record));
