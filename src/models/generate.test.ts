@@ -129,6 +129,11 @@ describe("generate", () => {
     expect(twins[1]!.ids).not.toEqual(first[0]);
   });
 
+  it("counts the prompt and every new token as seen", async () => {
+    const { ids } = await generate(small(), prompts[0]!, { maxNewTokens: 12, repetitionPenalty: 1e6 });
+    expect(new Set([...prompts[0]!, ...ids]).size).toBe(4 + 12); // the prompt holds 1 twice; nothing occurs again
+  });
+
   it("fills the context and stops, the last token not being read any more", async () => {
     const made = await generate(small(), prompts[0]!, { maxNewTokens: 1000 });
     expect([made.ids.length, made.reason]).toEqual([24 - 5 + 1, "length"]);
