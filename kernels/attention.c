@@ -7,6 +7,10 @@
 
 enum { QUERIES = 96, KEYS = 64, COPIED_DIM = 256 };
 
+/* c = alpha·A·B + beta·c, with rows and columns as in Product. */
+#define PRODUCT_OF(m, n, k, alpha, beta, a, aRow, aCol, b, bRow, bCol, c, cRow) \
+  (Product) { m, n, k, alpha, beta, a, aRow, aCol, b, bRow, bCol, c, cRow, 1, NULL, 0, 0 }
+
 typedef struct {
   float *at;
   ptrdiff_t batch, token, head;
@@ -90,7 +94,7 @@ static void forward_block(int32_t task, int32_t slot, const void *data) {
   int32_t keys = seen_before(job, from + n);
   for (int32_t j = 0; j < keys; j += KEYS) {
     int32_t width = least(KEYS, keys - j);
-    product(job, (Product){n, width, dim, job->scale, 0, q, qRow, 1, k + j * job->k.token, 1, job->k.token, scores, KEYS, NULL}, scores, used);
+    product(job, PRODUCT_OF(n, width, dim, job->scale, 0, q, qRow, 1, k + j * job->k.token, 1, job->k.token, scores, KEYS), scores, used);
     for (int32_t i = 0; i < n; i++) {
       float *s = scores + i * KEYS;
       int32_t count = seen(job, from + i, j, width);
@@ -104,7 +108,7 @@ static void forward_block(int32_t task, int32_t slot, const void *data) {
       sums[i] += sum;
       tops[i] = top;
     }
-    product(job, (Product){n, dim, width, 1, j > 0, scores, KEYS, 1, v + j * job->v.token, job->v.token, 1, out, outRow, NULL}, scores, used);
+    product(job, PRODUCT_OF(n, dim, width, 1, j > 0, scores, KEYS, 1, v + j * job->v.token, job->v.token, 1, out, outRow), scores, used);
   }
   float *lse = job->lse + ((ptrdiff_t)b * job->heads + h) * job->tq + from;
   for (int32_t i = 0; i < n; i++) {
@@ -162,13 +166,13 @@ static void backward_block(const Job *job, int32_t b, int32_t kv, int32_t h, int
     int32_t width = least(KEYS, keys - j);
     const float *k = head_of(&job->k, b, kv) + j * job->k.token, *v = head_of(&job->v, b, kv) + j * job->v.token;
     ptrdiff_t to = ((ptrdiff_t)b * job->tk + j) * keyRow + kv * dim;
-    product(job, (Product){n, width, dim, job->scale, 0, q, qRow, 1, k, 1, job->k.token, s, KEYS, NULL}, scratch, used);
-    product(job, (Product){n, width, dim, 1, 0, dout, row, 1, v, 1, job->v.token, ds, KEYS, NULL}, scratch, used);
+    product(job, PRODUCT_OF(n, width, dim, job->scale, 0, q, qRow, 1, k, 1, job->k.token, s, KEYS), scratch, used);
+    product(job, PRODUCT_OF(n, width, dim, 1, 0, dout, row, 1, v, 1, job->v.token, ds, KEYS), scratch, used);
     for (int32_t i = 0; i < n; i++)
       score_gradients(s + i * KEYS, ds + i * KEYS, lse[i], delta[i], job->scale, seen(job, from + i, j, width), width);
-    product(job, (Product){width, dim, n, 1, 1, s, 1, KEYS, dout, row, 1, job->dv + to, keyRow, NULL}, scratch, used);
-    product(job, (Product){width, dim, n, 1, 1, ds, 1, KEYS, q, qRow, 1, job->dk + to, keyRow, NULL}, scratch, used);
-    product(job, (Product){n, dim, width, 1, j > 0, ds, KEYS, 1, k, job->k.token, 1, job->dq + at, row, NULL}, scratch, used);
+    product(job, PRODUCT_OF(width, dim, n, 1, 1, s, 1, KEYS, dout, row, 1, job->dv + to, keyRow), scratch, used);
+    product(job, PRODUCT_OF(width, dim, n, 1, 1, ds, 1, KEYS, q, qRow, 1, job->dk + to, keyRow), scratch, used);
+    product(job, PRODUCT_OF(n, dim, width, 1, j > 0, ds, KEYS, 1, k, job->k.token, 1, job->dq + at, row), scratch, used);
   }
 }
 

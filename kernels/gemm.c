@@ -53,8 +53,9 @@ INLINE void turn_f64(double *to, ptrdiff_t toRow, const double *from, ptrdiff_t 
 
 #define UNROLL _Pragma("GCC unroll 16")
 
-/* SMALL: multiplications below which A is read in place. DEPTH, BLOCK_ROWS, BLOCK_COLUMNS: the part of B kept in L2. */
-enum { SMALL = 96 * 96 * 96, DEPTH = 256, BLOCK_ROWS = 192, BLOCK_COLUMNS = 512 };
+/* SMALL: multiplications below which A is read in place. DEPTH_BYTES of k,
+   BLOCK_ROWS of A and BLOCK_COLUMNS of B are packed at a time. THIN: rows of A that are still few. */
+enum { SMALL = 96 * 96 * 96, DEPTH_BYTES = 384 * 4, BLOCK_ROWS = 192, BLOCK_COLUMNS = 512, THIN = 16, THIN_COLUMNS = 1024 };
 
 static const int32_t row_counts[] = {1, 2, 4, 8, 12};
 INLINE int32_t row_index(int32_t left, int32_t limit) {
@@ -122,13 +123,13 @@ void K(multiply)(const Product *p, float *scratch, int32_t room) { multiply_f32(
 
 void K(gemm)(int32_t batch, int32_t m, int32_t n, int32_t k, double alpha, float *a, int32_t aBatch, int32_t aRow, int32_t aCol, float *b,
              int32_t bBatch, int32_t bRow, int32_t bCol, double beta, float *c, int32_t cBatch, int32_t cRow, float *bias, float *scratch) {
-  Product_f32 p = {m, n, k, (float)alpha, (float)beta, a, aRow, aCol, b, bRow, bCol, c, cRow, bias};
+  Product_f32 p = {m, n, k, (float)alpha, (float)beta, a, aRow, aCol, b, bRow, bCol, c, cRow, 1, bias, 0, 1};
   run_f32(p, batch, aBatch, bBatch, cBatch, scratch, slot_floats());
 }
 
 void K(gemm_f64)(int32_t batch, int32_t m, int32_t n, int32_t k, double alpha, double *a, int32_t aBatch, int32_t aRow, int32_t aCol,
                  double *b, int32_t bBatch, int32_t bRow, int32_t bCol, double beta, double *c, int32_t cBatch, int32_t cRow, double *bias,
                  float *scratch) {
-  Product_f64 p = {m, n, k, alpha, beta, a, aRow, aCol, b, bRow, bCol, c, cRow, bias};
+  Product_f64 p = {m, n, k, alpha, beta, a, aRow, aCol, b, bRow, bCol, c, cRow, 1, bias, 0, 1};
   run_f64(p, batch, aBatch, bBatch, cBatch, (double *)scratch, slot_floats() / 2);
 }

@@ -2,9 +2,10 @@
 
 typedef struct {
   REAL *c;
-  ptrdiff_t cRow;
+  ptrdiff_t cRow, cCol;
   REAL alpha, beta;
   const REAL *bias;
+  ptrdiff_t biasRow, biasCol;
   int32_t valid;
 } NAME(Out);
 
@@ -13,8 +14,11 @@ typedef struct {
  * a steps by aRow and aCol, b by bRow with its columns side by side.
  */
 #define TILE_BODY(rows, vectors, lanes)                                                                                     \
+  int whole = out->valid == vectors * lanes && out->cCol == 1 && (!out->bias || out->biasCol == 1);                         \
   VEC(lanes) acc[rows][vectors];                                                                                            \
   UNROLL for (int i = 0; i < rows; i++) UNROLL for (int v = 0; v < vectors; v++) acc[i][v] = (VEC(lanes)){0};               \
+  if (whole) UNROLL for (int i = 0; i < rows; i++) UNROLL for (int v = 0; v < vectors; v++)         \
+    __builtin_prefetch(out->c + i * out->cRow + v * lanes);                                                                 \
   for (int32_t p = 0; p < k; p++) {                                                                                         \
     VEC(lanes) right[vectors];                                                                                              \
     UNROLL for (int v = 0; v < vectors; v++) right[v] = *(const VEC_ANY(lanes) *)(b + v * lanes);                           \
@@ -27,7 +31,7 @@ typedef struct {
   }                                                                                                                         \
   REAL alpha = out->alpha, beta = out->beta;                                                                                \
   const REAL *bias = out->bias;                                                                                             \
-  if (out->valid == vectors * lanes) {                                                                                      \
+  if (whole) {                                                                                      \
     UNROLL for (int i = 0; i < rows; i++) UNROLL for (int v = 0; v < vectors; v++) {                                        \
       VEC_ANY(lanes) *c = (VEC_ANY(lanes) *)(out->c + i * out->cRow + v * lanes);                                           \
       VEC(lanes) x = alpha * acc[i][v];                                                                                     \
@@ -42,9 +46,9 @@ typedef struct {
     *(VEC_ANY(lanes) *)&flat[i][v * lanes] = acc[i][v];                                                                     \
   for (int i = 0; i < rows; i++)                                                                                            \
     for (int32_t j = 0; j < least(out->valid, vectors * lanes); j++) {                                                      \
-      REAL *c = out->c + i * out->cRow + j, x = alpha * flat[i][j];                                                         \
+      REAL *c = out->c + i * out->cRow + j * out->cCol, x = alpha * flat[i][j];                                                         \
       if (beta != 0) x += beta * *c;                                                                                        \
-      if (bias) x += bias[j];                                                                                               \
+      if (bias) x += bias[i * out->biasRow + j * out->biasCol];                                                             \
       *c = x;                                                                                                               \
     }
 
@@ -88,18 +92,22 @@ INLINE int32_t NAME(shape_for)(int32_t left) {
   return s;
 }
 
+INLINE void NAME(pack_run)(REAL *to, const int32_t width, int32_t k, const REAL *from, ptrdiff_t along) {
+  for (int32_t p = 0; p < k; p++, to += width, from += along) memcpy(to, from, (size_t)width * sizeof(REAL));
+}
+
 /* to[p·width + j] = from[p·along + j·across] for j < valid, 0 beyond: a panel of B, or (rows for columns) of A. */
 static void NAME(pack)(REAL *to, int32_t width, int32_t valid, int32_t k, const REAL *from, ptrdiff_t along, ptrdiff_t across) {
   if (valid < width) memset(to, 0, (size_t)width * k * sizeof(REAL));
-  if (across == 1) {
-    if (valid == width && width % LANES == 0) {
-      for (int32_t p = 0; p < k; p++, to += width, from += along)
-        for (int32_t j = 0; j < width; j += LANES) *(VEC_ANY(LANES) *)(to + j) = *(const VEC_ANY(LANES) *)(from + j);
-    } else {
-      for (int32_t p = 0; p < k; p++)
-        for (int32_t j = 0; j < valid; j++) to[p * width + j] = from[p * along + j];
+  else if (across == 1) {
+    switch (width) {
+      case 32: NAME(pack_run)(to, 32, k, from, along); return;
+      case 24: NAME(pack_run)(to, 24, k, from, along); return;
+      case 16: NAME(pack_run)(to, 16, k, from, along); return;
+      case 12: NAME(pack_run)(to, 12, k, from, along); return;
+      case 8: NAME(pack_run)(to, 8, k, from, along); return;
+      case 4: NAME(pack_run)(to, 4, k, from, along); return;
     }
-    return;
   }
   int32_t j = 0;
   if (along == 1)
@@ -114,7 +122,7 @@ static void NAME(pack)(REAL *to, int32_t width, int32_t valid, int32_t k, const 
 }
 
 /* Depth of one pass over k. It decides the order of additions, so it depends on k alone. */
-INLINE int32_t NAME(depth)(int32_t k) { return k == 0 ? 0 : chunks(k, chunks(k, DEPTH)); }
+INLINE int32_t NAME(depth)(int32_t k) { return k == 0 ? 0 : chunks(k, chunks(k, DEPTH_BYTES / (int32_t)sizeof(REAL))); }
 
 /* Packs rows of A as panels of 12, 8, 4, 2 and 1 rows, one after another. */
 static void NAME(pack_rows)(REAL *to, int32_t m, int32_t k, const REAL *a, ptrdiff_t aRow, ptrdiff_t aCol) {
@@ -148,14 +156,14 @@ static void NAME(tiles)(const NAME(Block) *t, NAME(Out) out) {
     int32_t shape = NAME(shape_for)(t->n - j);
     width = NAME(widths)[shape];
     out.valid = least(width, t->n - j);
-    out.bias = bias ? bias + j : NULL;
     int direct = t->direct && out.valid == width;
     const REAL *b = direct ? t->b + j : t->packedB + (ptrdiff_t)j * t->k;
     ptrdiff_t bRow = direct ? t->bRow : width;
     for (int32_t i = 0, rows; i < t->m; i += rows) {
       int32_t r = row_index(t->m - i, t->packedA ? FULL_ROWS : NAME(heights)[shape]);
       rows = row_counts[r];
-      out.c = c + i * out.cRow + j;
+      out.c = c + i * out.cRow + j * out.cCol;
+      out.bias = bias ? bias + i * out.biasRow + j * out.biasCol : NULL;
       if (!t->packedA) NAME(strided_tiles)[shape][r](t->k, t->a + i * t->aRow, t->aRow, t->aCol, b, bRow, &out);
       else if (direct) NAME(strided_tiles)[shape][r](t->k, t->packedA + (ptrdiff_t)i * t->k, 1, rows, b, bRow, &out);
       else NAME(packed_tiles)[shape][r](t->k, t->packedA + (ptrdiff_t)i * t->k, 1, rows, b, bRow, &out);
@@ -184,8 +192,10 @@ static void NAME(multiply)(const NAME(Product) *p, REAL *scratch, int32_t room) 
         t.m = least(mStep, m - i);
         t.a = p->a + i * p->aRow + from * p->aCol;
         if (packA) NAME(pack_rows)(packedA, t.m, k, t.a, p->aRow, p->aCol);
-        NAME(Out) out = {.c = p->c + i * p->cRow + j, .cRow = p->cRow, .alpha = p->alpha, .beta = from ? 1 : p->beta};
-        out.bias = last && p->bias ? p->bias + j : NULL;
+        NAME(Out) out = {.c = p->c + i * p->cRow + j * p->cCol, .cRow = p->cRow, .cCol = p->cCol, .alpha = p->alpha};
+        out.beta = from ? 1 : p->beta;
+        out.bias = last && p->bias ? p->bias + i * p->biasRow + j * p->biasCol : NULL;
+        out.biasRow = p->biasRow, out.biasCol = p->biasCol;
         NAME(tiles)(&t, out);
       }
     }
@@ -193,7 +203,14 @@ static void NAME(multiply)(const NAME(Product) *p, REAL *scratch, int32_t room) 
   } while (from < p->k);
 }
 
-/* One to three rows against contiguous columns of B: dot products, which read B where it is. */
+INLINE void NAME(finish)(const NAME(Product) *p, int32_t i, int32_t j, REAL sum) {
+  REAL *c = p->c + i * p->cRow + j, x = p->alpha * sum;
+  if (p->beta != 0) x += p->beta * *c;
+  if (p->bias) x += p->bias[j];
+  *c = x;
+}
+
+/* One to three rows against columns of B that lie in memory: dot products. */
 INLINE void NAME(dots)(const NAME(Product) *p, const int rows) {
   for (int32_t j = 0; j < p->n; j++) {
     const REAL *b = p->b + j * p->bCol;
@@ -209,20 +226,50 @@ INLINE void NAME(dots)(const NAME(Product) *p, const int rows) {
       REAL sum = 0;
       for (int lane = 0; lane < LANES; lane++) sum += both[lane];
       for (int32_t r = q; r < p->k; r++) sum += p->a[i * p->aRow + r] * b[r];
-      REAL *c = p->c + i * p->cRow + j, x = p->alpha * sum;
-      if (p->beta != 0) x += p->beta * *c;
-      if (p->bias) x += p->bias[j];
-      *c = x;
+      NAME(finish)(p, i, j, sum);
     }
   }
 }
 
+/* One to three rows against rows of B that lie in memory: sums of rows, four at a time, some columns kept near. */
+INLINE void NAME(sums)(const NAME(Product) *p, const int rows, REAL *acc) {
+  for (int32_t from = 0; from < p->n; from += THIN_COLUMNS) {
+    int32_t n = least(THIN_COLUMNS, p->n - from);
+    memset(acc, 0, sizeof(REAL) * rows * THIN_COLUMNS);
+    for (int32_t q = 0, step; q < p->k; q += step) {
+      step = q + 4 <= p->k ? 4 : 1;
+      const REAL *b = p->b + q * p->bRow + from, *a = p->a + q * p->aCol;
+      int32_t j = 0;
+      for (; j + LANES <= n; j += LANES)
+        UNROLL for (int i = 0; i < rows; i++) {
+          VEC_ANY(LANES) *to = (VEC_ANY(LANES) *)(acc + i * THIN_COLUMNS + j);
+          VEC(LANES) x = *to;
+          for (int32_t u = 0; u < step; u++)
+            x = FMA(LANES)(a[i * p->aRow + u * p->aCol] - (VEC(LANES)){0}, *(const VEC_ANY(LANES) *)(b + u * p->bRow + j), x);
+          *to = x;
+        }
+      for (; j < n; j++)
+        for (int i = 0; i < rows; i++)
+          for (int32_t u = 0; u < step; u++) acc[i * THIN_COLUMNS + j] += a[i * p->aRow + u * p->aCol] * b[u * p->bRow + j];
+    }
+    for (int i = 0; i < rows; i++)
+      for (int32_t j = 0; j < n; j++) NAME(finish)(p, i, from + j, acc[i * THIN_COLUMNS + j]);
+  }
+}
+
+enum { NAME(TILES), NAME(DOTS), NAME(SUMS) };
+
 typedef struct {
   NAME(Product) p;
   ptrdiff_t aBatch, bBatch, cBatch;
-  int32_t rows, cols, bands, stripes, room, dots;
+  int32_t rows, cols, bands, stripes, room, way;
   REAL *scratch;
 } NAME(Job);
+
+INLINE void NAME(thin)(const NAME(Product) *p, const int rows, int32_t way, REAL *scratch) {
+  if (way == NAME(DOTS)) NAME(dots)(p, rows);
+  else NAME(sums)(p, rows, scratch);
+}
 
 static void NAME(part)(int32_t task, int32_t slot, const void *data) {
   const NAME(Job) *job = data;
@@ -233,23 +280,31 @@ static void NAME(part)(int32_t task, int32_t slot, const void *data) {
   p.n = least(job->cols, p.n - j);
   p.a += t * job->aBatch + i * p.aRow;
   p.b += t * job->bBatch + j * p.bCol;
-  p.c += t * job->cBatch + i * p.cRow + j;
-  if (p.bias) p.bias += j;
-  if (!job->dots) NAME(multiply)(&p, job->scratch + (ptrdiff_t)slot * job->room, job->room);
-  else if (p.m == 1) NAME(dots)(&p, 1);
-  else if (p.m == 2) NAME(dots)(&p, 2);
-  else NAME(dots)(&p, 3);
+  p.c += t * job->cBatch + i * p.cRow + j * p.cCol;
+  if (p.bias) p.bias += i * p.biasRow + j * p.biasCol;
+  REAL *scratch = job->scratch + (ptrdiff_t)slot * job->room;
+  if (job->way == NAME(TILES)) NAME(multiply)(&p, scratch, job->room);
+  else if (p.m == 1) NAME(thin)(&p, 1, job->way, scratch);
+  else if (p.m == 2) NAME(thin)(&p, 2, job->way, scratch);
+  else NAME(thin)(&p, 3, job->way, scratch);
 }
 
 /* n in even parts of at most `size`, each a multiple of `unit`. */
 INLINE int32_t NAME(even)(int32_t n, int32_t size, int32_t unit) { return chunks(chunks(n, chunks(n, size)), unit) * unit; }
 
+/* The way depends on the shape alone, so the bits do not depend on threads; the split into tasks changes none. */
 static void NAME(run)(NAME(Product) p, int32_t batch, int32_t aBatch, int32_t bBatch, int32_t cBatch, REAL *scratch, int32_t room) {
   if (batch == 0 || p.m == 0 || p.n == 0) return;
   int stacked = batch > 1 && bBatch == 0 && aBatch == p.m * p.aRow && cBatch == p.m * p.cRow;
   if (stacked) p.m *= batch, batch = 1;
-  NAME(Job) job = {.p = p, .aBatch = aBatch, .bBatch = bBatch, .cBatch = cBatch, .room = room, .scratch = scratch};
-  job.dots = p.m <= 3 && p.bRow == 1 && p.aCol == 1 && p.k >= LANES;
+  NAME(Job) job = {.aBatch = aBatch, .bBatch = bBatch, .cBatch = cBatch, .room = room, .scratch = scratch, .way = NAME(TILES)};
+  if (p.m <= 3 && p.bRow == 1 && p.aCol == 1 && p.k >= LANES) job.way = NAME(DOTS);
+  else if (p.m <= 3 && p.bCol == 1 && p.n >= LANES) job.way = NAME(SUMS);
+  else if (p.m <= THIN && p.n > p.m && p.bRow == 1 && p.bCol != 1) {
+    /* cᵀ = Bᵀ·Aᵀ reads B in place */
+    p = (NAME(Product)){p.n, p.m, p.k, p.alpha, p.beta, p.b, p.bCol, p.bRow, p.a, p.aCol, p.aRow, p.c, p.cCol, p.cRow, p.bias, p.biasCol, p.biasRow};
+    job.aBatch = bBatch, job.bBatch = aBatch;
+  }
   double cost = 0.02 * batch * p.m * p.n * most(p.k, 4);
   int32_t rows = p.m, cols = p.n, width = NAME(widths)[0], wanted = cost < 6000 || pool_slots() == 1 ? 1 : 4 * pool_slots();
   if (wanted > 1) rows = least(rows, BLOCK_ROWS), cols = least(cols, BLOCK_COLUMNS);
@@ -257,6 +312,7 @@ static void NAME(run)(NAME(Product) p, int32_t batch, int32_t aBatch, int32_t bB
     if (cols > 4 * width && (cols >= rows || rows <= 4 * FULL_ROWS)) cols = NAME(even)(cols, (cols + 1) / 2, width);
     else rows = NAME(even)(rows, (rows + 1) / 2, FULL_ROWS);
   }
+  job.p = p;
   job.rows = least(p.m, NAME(even)(p.m, rows, FULL_ROWS));
   job.cols = least(p.n, NAME(even)(p.n, cols, width));
   job.bands = chunks(p.m, job.rows);

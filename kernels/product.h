@@ -3,7 +3,7 @@
 
 #include "strut.h"
 
-/* c = alpha·A·B + beta·c (+ bias on every row); A is m×k and B k×n with any strides. */
+/* c = alpha·A·B + beta·c (+ bias); A is m×k, B k×n and c m×n, with any strides. */
 #define PRODUCT(name, real)                                                    \
   typedef struct {                                                             \
     int32_t m, n, k;                                                           \
@@ -13,8 +13,9 @@
     const real *b;                                                             \
     ptrdiff_t bRow, bCol;                                                      \
     real *c;                                                                   \
-    ptrdiff_t cRow;                                                            \
+    ptrdiff_t cRow, cCol;                                                      \
     const real *bias;                                                          \
+    ptrdiff_t biasRow, biasCol;                                                \
   } name;
 PRODUCT(Product_f32, float)
 PRODUCT(Product_f64, double)
