@@ -1,0 +1,40 @@
+import type { ParameterLink } from "../nn/contracts.ts";
+import { zeros, type Tensor } from "../tensor/index.ts";
+import { accumulate, scaleInPlace } from "./in-place.ts";
+
+/** Adds decay·w, the decay being that of the parameter's group (Loshchilov & Hutter 2017, arXiv:1711.05101). */
+export const addDecayedWeights = (): ParameterLink => ({
+  scope: "parameter",
+  fused: { kind: "decay" },
+  init: () => ({}),
+  update(u, _s, w, t) {
+    const decay = t.weightDecay(w);
+    if (decay !== 0) accumulate(u, decay, w);
+    return u;
+  },
+});
+
+/** Multiplies by the learning rate of the parameter's group at this step. */
+export const scaleByLearningRate = (): ParameterLink => ({
+  scope: "parameter",
+  fused: { kind: "learningRate" },
+  init: () => ({}),
+  update(u, _s, w, t) {
+    scaleInPlace(u, t.learningRate(w));
+    return u;
+  },
+});
+
+/** torch's momentum: the first step takes the gradient itself; `nesterov` looks one step ahead. */
+export const momentum = (factor: number, nesterov = false): ParameterLink => ({
+  scope: "parameter",
+  init: (w) => ({ t: 0, trace: zeros(w.shape, w.dtype) }),
+  update(u, s) {
+    const trace = s["trace"] as Tensor;
+    accumulate(trace, 1, u, s["t"] === 0 ? 0 : factor);
+    s["t"] = (s["t"] as number) + 1;
+    if (nesterov) accumulate(u, factor, trace);
+    else accumulate(u, 1, trace, 0);
+    return u;
+  },
+});

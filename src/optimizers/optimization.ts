@@ -1,0 +1,220 @@
+import { StrutError } from "../errors.ts";
+import type { ListLink, ParameterGroup, ParameterLink, Schedule, Site, State, Taps, Transform, TransformContext } from "../nn/contracts.ts";
+import { kernels } from "../tensor/engine.ts";
+import { keep, noGrad, scope, sumSquares, Tensor, type Parameter, type Rng } from "../tensor/index.ts";
+import { clipFactor } from "./clip.ts";
+import { accumulate, scaleInPlace } from "./in-place.ts";
+import { linksOf, type Link } from "./optimizer.ts";
+
+export interface OptimizationSettings {
+  /** Chain of every parameter whose group has none of its own. */
+  optimizer: Transform;
+  learningRate: number;
+  weightDecay: number;
+  schedule: Schedule;
+  /** Largest 2-norm of all gradients together. */
+  clip?: number;
+  /** Run the everyday chain as one kernel; defaults to true. */
+  fuse?: boolean;
+}
+
+interface Group {
+  readonly parameters: readonly Parameter[];
+  readonly learningRate: number;
+  readonly schedule: Schedule;
+  readonly weightDecay: number;
+}
+
+/** One chain, with the groups that use it and the state of its links. */
+interface Chain {
+  readonly links: readonly Link[];
+  readonly groups: Group[];
+  readonly fused: { beta1: number; beta2: number; eps: number; decay: boolean } | undefined;
+  /** By link: states of a "parameter" link by parameter, of a "group" link by group, of a "model" link one. */
+  readonly states: Map<Parameter | number, State>[];
+}
+
+/** The everyday chain, by the declarations of its links: adam, then decay or none, then the learning rate. */
+function fusedForm(links: readonly Link[]): Chain["fused"] {
+  const [adam, ...rest] = links.map(({ fused }) => fused);
+  if (adam?.kind !== "adam" || rest.at(-1)?.kind !== "learningRate") return undefined;
+  const decay = rest.length === 2 && rest[0]?.kind === "decay";
+  return rest.length === 1 || decay ? { beta1: adam.beta1, beta2: adam.beta2, eps: adam.eps, decay } : undefined;
+}
+
+/** Lets the tensors of a state outlive the step, and cuts them off from any tape. */
+export function keepState(state: State): State {
+  for (const value of Object.values(state)) {
+    if (typeof value === "number") continue;
+    if (!(value instanceof Tensor)) keepState(value);
+    else {
+      value.node = undefined;
+      if (!value.handle.kept) keep(value);
+    }
+  }
+  return state;
+}
+
+/** The optimiser of a run: parameter groups, their chains, and all state. */
+export class Optimization {
+  readonly chains: Chain[] = [];
+  readonly #groupOf = new Map<Parameter, Group>();
+  readonly #chainOf = new Map<Parameter, Chain>();
+  readonly #maxNorm: number | undefined;
+  #gradScale = 1;
+
+  constructor(groups: readonly ParameterGroup[], parameters: Iterable<Parameter>, settings: OptimizationSettings) {
+    const chains = new Map<Transform, Chain>();
+    for (const group of groups) this.#join(group, settings, chains);
+    const rest = [...parameters].filter((w) => !this.#groupOf.has(w));
+    if (rest.length > 0) this.#join({ parameters: rest }, settings, chains);
+    this.#maxNorm = settings.clip;
+  }
+
+  #join(group: ParameterGroup, settings: OptimizationSettings, chains: Map<Transform, Chain>): void {
+    const transform = group.optimizer ?? settings.optimizer;
+    const links = linksOf(transform);
+    const chain: Chain = chains.get(transform) ?? { links, groups: [], fused: settings.fuse === false ? undefined : fusedForm(links), states: links.map(() => new Map()) };
+    if (!chains.has(transform)) {
+      chains.set(transform, chain);
+      this.chains.push(chain);
+    }
+    const made: Group = {
+      parameters: group.parameters,
+      learningRate: group.learningRate ?? settings.learningRate * (group.learningRateFactor ?? 1),
+      schedule: group.schedule ?? settings.schedule,
+      weightDecay: group.weightDecay ?? settings.weightDecay,
+    };
+    chain.groups.push(made);
+    for (const w of made.parameters) {
+      if (this.#groupOf.has(w)) throw new StrutError("option", `${w.name} stands in two parameter groups`, { hint: "Each parameter trains in one group only." });
+      this.#groupOf.set(w, made);
+      this.#chainOf.set(w, chain);
+    }
+  }
+
+  get wantsTaps(): boolean {
+    return this.chains.some(({ links }) => links.some(({ wants }) => wants?.includes("taps")));
+  }
+
+  context(step: number, steps: number, rng: Rng, sites: readonly Site[], taps: ReadonlyMap<string, Taps>): TransformContext {
+    return {
+      step, steps, rng, sites, taps,
+      learningRate: (w) => {
+        const group = this.#groupOf.get(w)!;
+        return group.learningRate * group.schedule(step, steps);
+      },
+      weightDecay: (w) => this.#groupOf.get(w)!.weightDecay,
+    };
+  }
+
+  /**
+   * The global norm of the gradients before clipping, in f64. Clips them: in place, or by a factor that the fused kernel
+   * applies where nobody reads the gradients in between.
+   */
+  clip(gradients: ReadonlyMap<Parameter, Tensor>, inPlace: boolean): number {
+    const norm = Math.sqrt(sumSquares(gradients.values()));
+    const factor = this.#maxNorm === undefined ? 1 : clipFactor(norm, this.#maxNorm);
+    const fold = !inPlace && this.chains.every(({ fused }) => fused);
+    this.#gradScale = fold ? factor : 1;
+    if (!fold && factor < 1) for (const gradient of gradients.values()) scaleInPlace(gradient, factor);
+    return norm;
+  }
+
+  /** Moves the weights. `clip` comes first; gradients are used up. `beat` may give the event loop its turn. */
+  async update(gradients: ReadonlyMap<Parameter, Tensor>, t: TransformContext, beat?: () => Promise<void> | undefined): Promise<void> {
+    for (const chain of this.chains) {
+      const groups = chain.groups.map(({ parameters }) => parameters.filter((w) => gradients.has(w)));
+      if (chain.fused) {
+        for (const w of groups.flat()) {
+          this.#fusedUpdate(chain, w, gradients.get(w)!, t);
+          await beat?.();
+        }
+      } else await noGrad(() => this.#chainUpdate(chain, groups, new Map(gradients), t, beat));
+    }
+  }
+
+  #fusedUpdate(chain: Chain, w: Parameter, g: Tensor, t: TransformContext): void {
+    const { beta1, beta2, eps, decay } = chain.fused!;
+    const s = this.#stateOf(chain, 0, w, t);
+    const count = (s["t"] = (s["t"] as number) + 1);
+    kernels().adamw(w, g, s["m"] as Tensor, s["v"] as Tensor, w.size, t.learningRate(w), beta1, beta2, eps, decay ? t.weightDecay(w) : 0, 1 - beta1 ** count, 1 - beta2 ** count, this.#gradScale);
+  }
+
+  /** Links that see lists run over all tensors; the parameter links after the last of those run tensor by tensor. */
+  async #chainUpdate(chain: Chain, groups: readonly (readonly Parameter[])[], updates: Map<Parameter, Tensor>, t: TransformContext, beat?: () => Promise<void> | undefined): Promise<void> {
+    const single = chain.links.findLastIndex(({ scope: of }) => of !== "parameter") + 1;
+    for (let i = 0; i < single; i++) {
+      const link = chain.links[i]!;
+      if (link.scope === "parameter") for (const w of groups.flat()) updates.set(w, await this.#parameterUpdate(chain, i, link, updates.get(w)!, w, t));
+      else if (link.scope === "model") await this.#listUpdate(chain, i, link, 0, groups.flat(), updates, t);
+      else for (const [index, group] of groups.entries()) await this.#listUpdate(chain, i, link, index, group, updates, t);
+    }
+    for (const w of groups.flat()) {
+      await scope(async () => {
+        let u = updates.get(w)!;
+        for (let i = single; i < chain.links.length; i++) u = await this.#parameterUpdate(chain, i, chain.links[i] as ParameterLink, u, w, t);
+        accumulate(w, -1, u);
+      });
+      await beat?.();
+    }
+  }
+
+  async #parameterUpdate(chain: Chain, i: number, link: ParameterLink, u: Tensor, w: Parameter, t: TransformContext): Promise<Tensor> {
+    const s = this.#stateOf(chain, i, w, t);
+    const next = await link.update(u, s, w, t);
+    keepState(s);
+    return next;
+  }
+
+  async #listUpdate(chain: Chain, i: number, link: ListLink, key: number, w: readonly Parameter[], updates: Map<Parameter, Tensor>, t: TransformContext): Promise<void> {
+    if (w.length === 0) return;
+    const states = chain.states[i]!;
+    const s = states.get(key) ?? keepState(link.init(w, t));
+    states.set(key, s);
+    const next = await link.update(w.map((parameter) => updates.get(parameter)!), s, w, t);
+    keepState(s);
+    w.forEach((parameter, index) => updates.set(parameter, next[index]!));
+  }
+
+  #stateOf(chain: Chain, i: number, w: Parameter, t: TransformContext): State {
+    const states = chain.states[i]!;
+    let s = states.get(w);
+    if (!s) states.set(w, (s = keepState(noGrad(() => (chain.links[i] as ParameterLink).init(w, t)))));
+    return s;
+  }
+
+  /** The state of a parameter, one a "parameter" link; made now if it was not there. */
+  moments(w: Parameter, t: TransformContext): State[] {
+    const chain = this.#chainOf.get(w);
+    if (!chain) return [];
+    return chain.links.flatMap(({ scope: of }, i) => (of === "parameter" ? [this.#stateOf(chain, i, w, t)] : []));
+  }
+
+  /** The states a parameter has now, by link; empty before its first update. */
+  statesOf(w: Parameter): State[] {
+    return (this.#chainOf.get(w)?.states ?? []).flatMap((states): State[] => (states.has(w) ? [states.get(w)!] : []));
+  }
+
+  /** Forgets the state of a parameter; it starts anew at its next update. */
+  drop(w: Parameter): void {
+    for (const states of this.#chainOf.get(w)?.states ?? []) states.delete(w);
+  }
+
+  /** All state as one tree: chain / link / parameter or group. */
+  state(nameOf: (w: Parameter) => string): State {
+    const named = (states: Map<Parameter | number, State>): State => Object.fromEntries([...states].map(([key, s]) => [typeof key === "number" ? String(key) : nameOf(key), s]));
+    return Object.fromEntries(this.chains.map(({ states }, c) => [c, Object.fromEntries(states.map((of, i) => [i, named(of)]))]));
+  }
+
+  /** Takes over a tree that `state` gave. */
+  restore(tree: State, byName: ReadonlyMap<string, Parameter>): void {
+    this.chains.forEach(({ states }, c) =>
+      states.forEach((of, i) => {
+        of.clear();
+        const saved = ((tree[c] as State | undefined)?.[i] ?? {}) as State;
+        for (const [key, s] of Object.entries(saved)) of.set(byName.get(key) ?? Number(key), keepState(s as State));
+      }),
+    );
+  }
+}

@@ -1,0 +1,23 @@
+import { z } from "zod";
+import { addDecayedWeights, momentum, scaleByLearningRate } from "./links.ts";
+import { chain, optimizer } from "./optimizer.ts";
+
+/**
+ * Stochastic gradient descent with momentum, as torch has it: decay is added to the gradient, before momentum.
+ *
+ * @example
+ * await train(tuned, { data, steps: 200, optimizer: { method: sgd, options: { lr: 0.1, momentum: 0.9 } } });
+ */
+export const sgd = optimizer({
+  id: "sgd",
+  title: "SGD with momentum",
+  paper: "Polyak 1964; Sutskever et al. 2013",
+  options: z.object({
+    lr: z.number().nonnegative().default(1e-3).describe("learning rate; defaults to 1e-3"),
+    momentum: z.number().min(0).lt(1).default(0).describe("share of the last step that is kept; defaults to 0"),
+    nesterov: z.boolean().default(false).describe("look one step ahead; defaults to false"),
+    weightDecay: z.number().nonnegative().default(0).describe("pull of the weights towards 0; defaults to 0"),
+  }),
+  build: (o, inner) => chain(addDecayedWeights(), ...(inner ? [inner] : o.momentum > 0 ? [momentum(o.momentum, o.nesterov)] : []), scaleByLearningRate()),
+  rates: (o) => ({ learningRate: o.lr, weightDecay: o.weightDecay }),
+});

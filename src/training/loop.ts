@@ -1,0 +1,230 @@
+import { StrutError } from "../errors.ts";
+import { parameters, type Model } from "../models/model.ts";
+import { engine, scope, start, sumSquares, type Parameter } from "../tensor/index.ts";
+import { meanLoss } from "./evaluation.ts";
+import type { EndReason, TrainingEvent } from "./events.ts";
+import { diverged, stepGradients } from "./gradients.ts";
+import { settle, type TrainOptions } from "./options.ts";
+import { PhaseKeeper } from "./phases.ts";
+import { Pulse } from "./pulse.ts";
+import type { CheckpointFolder } from "./checkpoint.ts";
+import { Session } from "./session.ts";
+
+export interface TrainResult {
+  /** The model with its trained parameters: the one that was passed, unless it was consumed. */
+  readonly model: Model;
+  /** Steps done, those before a resume included. */
+  readonly step: number;
+  /** Whether the signal stopped it before its end. */
+  readonly stopped: boolean;
+  readonly reason: EndReason;
+  /** Of the last step. */
+  readonly loss: number;
+  readonly best?: { readonly step: number; readonly loss: number };
+  /** Where the last checkpoint stands. */
+  readonly checkpoint?: string;
+}
+
+/** Counters of a run that a checkpoint keeps beside weights and states. */
+export interface Progress {
+  loss: number;
+  best: { step: number; loss: number } | undefined;
+  /** Evaluations since the best. */
+  waited: number;
+  /** Last step that was evaluated. */
+  evaluated: number;
+}
+
+/**
+ * Trains the trainable parameters of a model: those of its active adapters, and leaves that `unfreeze` made. Everything
+ * else stays as it is. A step is: forward, backward, clip, update; regimes take part at the moments they name.
+ *
+ * @example
+ * const tuned = await adapt(model, lora, { r: 8 });
+ * await train(tuned, { data: tokenBatches(ids, { window: 128, rows: 8 }), steps: 200, learningRate: 2e-3, clip: 1 });
+ */
+export async function train(given: Model, options: TrainOptions): Promise<TrainResult> {
+  await start();
+  const model = options.consume ? consumed(given) : given;
+  const regimes = [...model.active.flatMap((name) => model.adapters.get(name)!.regime ?? []), ...(options.regimes ?? [])];
+  const run = new Training(new Session(model, options, await settle(options, regimes)), options);
+  return run.finish();
+}
+
+/** The model under new ownership, its leaves trainable; the old object is refused from now on. */
+function consumed(model: Model): Model {
+  const own = { ...model };
+  for (const w of parameters(model).values()) w.trainable = true;
+  for (const key of Object.keys(model))
+    Object.defineProperty(model, key, {
+      get() {
+        throw new StrutError("consumed", "this model was given to train() with `consume: true`, which trained its own weights", { hint: "Use the model that train() returned." });
+      },
+    });
+  return own;
+}
+
+class Training {
+  readonly #session: Session;
+  readonly #options: TrainOptions;
+  readonly #pulse = new Pulse();
+  readonly #phases: PhaseKeeper;
+  readonly #progress: Progress = { loss: NaN, best: undefined, waited: 0, evaluated: 0 };
+  #folder: CheckpointFolder | undefined;
+  #saved: { step: number; path: string } | undefined;
+  #tokens = 0;
+  #seconds = 0;
+  #done = 0;
+
+  constructor(session: Session, options: TrainOptions) {
+    this.#session = session;
+    this.#options = options;
+    this.#phases = new PhaseKeeper(session);
+  }
+
+  #tell(event: TrainingEvent): void {
+    this.#options.onEvent?.(event);
+  }
+
+  async finish(): Promise<TrainResult> {
+    const began = performance.now();
+    const flags = new Map([...this.#session.trained.values()].map((w): [Parameter, boolean] => [w, w.trainable]));
+    try {
+      await this.#begin();
+      const reason = await this.#steps();
+      if (this.#folder && this.#saved?.step !== this.#session.step) await this.#save();
+      const { step, model } = this.#session;
+      const { loss, best } = this.#progress;
+      this.#tell({ event: "end", step, reason, loss, seconds: (performance.now() - began) / 1000, tokens: this.#tokens });
+      return { model, step, stopped: reason === "stopped", reason, loss, ...(best ? { best } : {}), ...(this.#saved ? { checkpoint: this.#saved.path } : {}) };
+    } finally {
+      this.#session.setLive("end", false);
+      this.#session.taps?.clear();
+      for (const [w, trainable] of flags) w.trainable = trainable;
+    }
+  }
+
+  async #begin(): Promise<void> {
+    const { checkpoint, resume } = this.#options;
+    let resumed: string | undefined;
+    if (checkpoint || resume) {
+      const { CheckpointFolder } = await import("./checkpoint.ts");
+      const { folder, found } = await CheckpointFolder.open(this.#session, checkpoint, resume ?? false, (message) => this.#tell({ event: "warning", message }));
+      this.#folder = folder;
+      if (found) {
+        this.#session.step = found.step;
+        Object.assign(this.#progress, found.progress);
+        if (checkpoint && found.own) this.#saved = { step: found.step, path: found.path };
+        resumed = found.path;
+      }
+    }
+    const { session: s } = { session: this.#session };
+    const { name: backend, variant: cpu } = engine().backend;
+    const trained = [...s.trained.values()].filter(({ trainable }) => trainable);
+    this.#tell({
+      event: "start", steps: s.settings.steps, step: s.step, parameters: trained.reduce((sum, w) => sum + w.size, 0), tensors: trained.length, backend, cpu, seed: s.settings.seed,
+      ...(resumed ? { resumed } : {}),
+    });
+  }
+
+  async #steps(): Promise<EndReason> {
+    const { signal, checkpoint } = this.#options;
+    const { steps } = this.#session.settings;
+    for (;;) {
+      // a run that was stopped or killed before its evaluation catches up here
+      if (this.#session.step > 0 && (await this.#evaluateIfDue(signal)) === "enough") return "early-stopping";
+      if (this.#session.step > 0 && checkpoint?.every && this.#session.step % checkpoint.every === 0 && this.#saved?.step !== this.#session.step && !signal?.aborted) await this.#save();
+      if (this.#session.step >= steps) return "finished";
+      if (signal?.aborted) return "stopped";
+      await this.#step();
+      await this.#pulse.beat();
+    }
+  }
+
+  async #step(): Promise<void> {
+    const session = this.#session;
+    const began = performance.now();
+    const { settings, optimization, structure } = session;
+    const rate = settings.learningRate * settings.schedule(session.step, settings.steps);
+    const measured = await scope(
+      async () => {
+        await session.beginStep();
+        session.setLive(`step/${session.step}`);
+        session.batch = await session.source.batch(session.step * settings.accumulate);
+        await this.#phases.enter();
+        await session.hook("beforeForward");
+        session.applyChoices();
+        const { loss, extra } = await stepGradients(session, this.#pulse, rate);
+        await session.hook("afterBackward");
+        const gradNorm = optimization.clip(session.gradients, session.regimes.length > 0);
+        if (!Number.isFinite(gradNorm)) throw diverged("the gradient's norm", gradNorm, session.step, rate);
+        await session.hook("beforeStep");
+        await optimization.update(session.gradients, session.context(), this.#pulse.beat);
+        for (const w of structure.masks.keys()) structure.hold(w);
+        await session.hook("afterStep");
+        if (this.#endsEpoch()) await session.hook("afterEpoch");
+        session.applyChoices();
+        session.gradients = new Map();
+        return { loss, extra, gradNorm };
+      },
+      { exclusive: true },
+    );
+    this.#report(measured, rate, (performance.now() - began) / 1000);
+  }
+
+  #endsEpoch(): boolean {
+    const { source, settings, step } = this.#session;
+    if (source.epochLength === undefined) return false;
+    return Math.floor(((step + 1) * settings.accumulate) / source.epochLength) > this.#session.epoch;
+  }
+
+  #report({ loss, extra, gradNorm }: { loss: number; extra: number | undefined; gradNorm: number }, learningRate: number, seconds: number): void {
+    const { batch, settings, epoch } = this.#session;
+    const step = ++this.#session.step;
+    this.#progress.loss = loss;
+    this.#done++;
+    this.#seconds += seconds;
+    this.#tokens += settings.accumulate * batch.ids.length * batch.ids[0]!.length;
+    this.#tell({
+      event: "step", step, steps: settings.steps, epoch, loss, ...(extra === undefined ? {} : { extraLoss: extra }), gradNorm, learningRate, tokens: this.#tokens,
+      tokensPerSecond: this.#tokens / this.#seconds, timeLeft: ((settings.steps - step) * this.#seconds) / this.#done,
+    });
+  }
+
+  /** Evaluates after every so many steps and after the last; tells whether early stopping has seen enough. */
+  async #evaluateIfDue(signal: AbortSignal | undefined): Promise<"enough" | undefined> {
+    const { evaluate, earlyStopping } = this.#options;
+    const session = this.#session;
+    const progress = this.#progress;
+    const { step } = session;
+    const enough = (): "enough" | undefined => (earlyStopping && progress.waited >= earlyStopping.patience ? "enough" : undefined);
+    if (!evaluate || progress.evaluated === step || !(step % evaluate.every === 0 || step === session.settings.steps)) return enough();
+    session.setLive("evaluation", false);
+    const measured = await meanLoss(session.model, evaluate.data, signal);
+    if (!measured) return undefined;
+    const { loss, tokens } = measured;
+    if (!Number.isFinite(loss)) throw diverged("the evaluation loss", loss, step - 1, session.settings.learningRate);
+    const best = !(loss >= (progress.best?.loss ?? Infinity) - (earlyStopping?.minDelta ?? 0));
+    progress.waited = best ? 0 : progress.waited + 1;
+    if (best) progress.best = { step, loss };
+    progress.evaluated = step;
+    this.#tell({ event: "evaluation", step, loss, perplexity: Math.exp(loss), tokens, best });
+    await scope(async () => {
+      for (const { regime, training } of session.regimes) {
+        await regime.afterEvaluation?.(training, loss);
+        session.settleState(regime);
+      }
+      session.applyChoices();
+    });
+    return enough();
+  }
+
+  async #save(): Promise<void> {
+    const session = this.#session;
+    const total = scope(() => sumSquares(session.trained.values()));
+    if (!Number.isFinite(total)) throw diverged("a weight", total, session.step - 1, session.settings.learningRate);
+    const path = await this.#folder!.save(session, this.#progress);
+    this.#saved = { step: session.step, path };
+    this.#tell({ event: "checkpoint", step: session.step, path });
+  }
+}

@@ -1,0 +1,61 @@
+import { StrutError } from "../errors.ts";
+import { forward, hidden, plainWeight, type Model } from "../models/model.ts";
+import type { Batch, Run } from "../nn/contracts.ts";
+import { crossEntropy, linearCrossEntropy, reshape, tensor, type Tensor } from "../tensor/index.ts";
+
+/** Label that is not scored, as in torch and transformers. */
+const IGNORED = -100;
+
+interface Prepared {
+  readonly ids: Tensor;
+  /** i32 [rows·tokens]: at each position the label of the next, −1 where there is none. */
+  readonly targets: Tensor;
+  /** How many targets count. */
+  readonly scored: number;
+}
+
+/** A batch as tensors; throws a sentence unless it is a rectangle of ids. */
+export function prepareBatch({ ids, labels = ids }: Batch): Prepared {
+  const rows = ids.length;
+  const tokens = ids[0]?.length ?? 0;
+  if (rows === 0 || tokens < 2) throw new StrutError("batch", `a batch needs at least one row of at least 2 tokens, this one has ${rows} rows of ${tokens}`, { hint: "The loss predicts each token from those before it." });
+  const flat = new Int32Array(rows * tokens);
+  const targets = new Int32Array(rows * tokens).fill(-1);
+  let scored = 0;
+  for (let r = 0; r < rows; r++) {
+    const [row, wanted] = [ids[r]!, labels[r]];
+    if (row.length !== tokens || wanted?.length !== tokens)
+      throw new StrutError("batch", `row ${r} of a batch has ${row.length} ids and ${wanted?.length ?? 0} labels, expected ${tokens} as in row 0`, { hint: "Pad shorter rows, with labels of −100." });
+    for (let t = 0; t < tokens; t++) {
+      flat[r * tokens + t] = row[t]!;
+      if (t === 0 || wanted[t] === IGNORED) continue;
+      if (!(wanted[t]! >= 0)) throw new StrutError("batch", `label ${wanted[t]} at row ${r}, position ${t} is neither a token id nor −100`);
+      targets[r * tokens + t - 1] = wanted[t]!;
+      scored++;
+    }
+  }
+  return { ids: tensor(flat, [rows, tokens], "i32"), targets: tensor(targets, [rows * tokens], "i32"), scored };
+}
+
+/** How many targets of a batch count. */
+export function scoredTokens({ ids, labels = ids }: Batch): number {
+  let scored = 0;
+  for (const row of labels) for (let t = 1; t < row.length; t++) if (row[t] !== IGNORED) scored++;
+  return scored;
+}
+
+/**
+ * Next-token cross-entropy, the mean over scored targets: what transformers' causal models give as `loss` for input_ids
+ * and labels. With a plain head the logits are never held all at once.
+ *
+ * @example
+ * const gradients = backward(languageModelLoss(tuned, { ids: [[1, 5, 9]] }));
+ */
+export function languageModelLoss(model: Model, batch: Batch, run: Run = {}): Tensor {
+  const { ids, targets, scored } = prepareBatch(batch);
+  if (scored === 0) throw new StrutError("batch", "no label of a batch is scored, so it has no loss", { hint: "Leave out batches whose labels are all −100." });
+  const width = model.dimensions.width;
+  const head = run.observer ? undefined : plainWeight(model, model.architecture.head);
+  if (head) return linearCrossEntropy(reshape(hidden(model, ids, run), [-1, width]), head, targets);
+  return crossEntropy(forward(model, ids, run), targets);
+}

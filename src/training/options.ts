@@ -1,0 +1,150 @@
+import { StrutError } from "../errors.ts";
+import type { BatchSource } from "../data/batches.ts";
+import { cycled, fingerprint } from "../data/batches.ts";
+import type { WriteOptions } from "../formats/files.ts";
+import type { Model } from "../models/model.ts";
+import type { Awaitable, Batch, ParameterGroup, Regime, Schedule, Transform } from "../nn/contracts.ts";
+import { parseOptions } from "../nn/options.ts";
+import { adamw } from "../optimizers/adamw.ts";
+import { linksOf, type Optimizer } from "../optimizers/optimizer.ts";
+import type { TrainingEvent } from "./events.ts";
+import { scheduleOf, type ScheduleName } from "./schedules.ts";
+
+// oxlint-disable-next-line no-explicit-any -- an optimiser of any options
+type AnyOptimizer = Optimizer<any>;
+
+export interface CheckpointOptions extends WriteOptions {
+  /** Folder of the run's checkpoints, each a folder of its own in it. */
+  dir: string;
+  /** Steps between two; defaults to none but those at the end and when stopped. */
+  every?: number;
+  /** How many of the newest stay; defaults to 2. */
+  keep?: number;
+}
+
+export interface TrainOptions {
+  /** Batches to cycle through, or a function that makes batch k. */
+  batches?: readonly Batch[] | ((k: number) => Awaitable<Batch>);
+  /** A source of batches, such as `tokenBatches` gives. Either this or `batches`. */
+  data?: BatchSource;
+  /** Optimiser steps; or say `epochs`. */
+  steps?: number;
+  epochs?: number;
+  /** An optimiser of the catalog, with options if they are not the defaults; or a chain of transforms. Defaults to adamw. */
+  optimizer?: AnyOptimizer | { readonly method: AnyOptimizer; readonly options?: Readonly<Record<string, unknown>> } | Transform;
+  /** Defaults to the optimiser's. */
+  learningRate?: number;
+  /** Defaults to the optimiser's. */
+  weightDecay?: number;
+  /** Defaults to constant. */
+  schedule?: ScheduleName | Schedule;
+  /** Steps over which the rate rises from 0; below 1 a share of all steps. Defaults to 0. */
+  warmup?: number;
+  /** Largest 2-norm of all gradients together; defaults to no clipping. */
+  clip?: number;
+  /** Batches per step, whose gradients are averaged; defaults to 1. */
+  accumulate?: number;
+  /** Parameters with rates, decay, schedule or chain of their own, beside those that regimes ask for. */
+  groups?: readonly ParameterGroup[];
+  /** Mean loss on other data, every so many steps and at the end. */
+  evaluate?: { every: number; data: readonly Batch[] };
+  /** Stop when `patience` evaluations in a row did not lower the loss by more than `minDelta` (0). */
+  earlyStopping?: { patience: number; minDelta?: number };
+  checkpoint?: CheckpointOptions;
+  /** Go on from the newest checkpoint in `checkpoint.dir` (start anew if there is none), or from the one named. */
+  resume?: boolean | string;
+  /** Defaults to 0. */
+  seed?: number;
+  /** Regimes beside those of the model's active adapters; they act on plain weights. */
+  regimes?: readonly Regime[];
+  /** For regimes that want one. */
+  teacher?: Model;
+  /** For regimes that want validation batches; defaults to `evaluate.data`. */
+  validation?: readonly Batch[];
+  /** Train the model's own weights instead of copies; the model that was passed is refused from then on. */
+  consume?: boolean;
+  /** Compute intermediates again in backward: less memory, a third more time. Defaults to false. */
+  recompute?: boolean;
+  onEvent?: (event: TrainingEvent) => void;
+  /** Stops after the current step, with a checkpoint. */
+  signal?: AbortSignal;
+}
+
+/** Options with every default filled in. */
+export interface Settings {
+  readonly source: BatchSource;
+  readonly steps: number;
+  readonly accumulate: number;
+  readonly seed: number;
+  readonly optimizer: Transform;
+  readonly learningRate: number;
+  readonly weightDecay: number;
+  readonly schedule: Schedule;
+  /** All that decides the course of the run, for comparison when it is resumed. */
+  readonly recipe: Readonly<Record<string, unknown>>;
+}
+
+function whole(value: number | undefined, name: string, least: number): number | undefined {
+  if (value === undefined || (Number.isInteger(value) && value >= least)) return value;
+  throw new StrutError("option", `${name} is ${value}; it must be a whole number of at least ${least}`, { path: name });
+}
+
+function atLeastZero(value: number | undefined, name: string): void {
+  if (value !== undefined && !(value >= 0 && Number.isFinite(value))) throw new StrutError("option", `${name} is ${value}; it must be a number of at least 0`, { path: name });
+}
+
+async function sourceOf({ batches, data }: TrainOptions): Promise<BatchSource> {
+  if (batches && data) throw new StrutError("option", "train() was given both batches and data", { path: "data", hint: "Keep one of them." });
+  if (data) return data;
+  if (!batches) throw new StrutError("option", "train() was given nothing to train on", { path: "data", hint: "Give `data` (see tokenBatches) or `batches`." });
+  if (typeof batches !== "function") return cycled(batches);
+  const first = await batches(0);
+  return { batch: batches, fingerprint: `function ${fingerprint(...first.ids)}` };
+}
+
+function stepsOf({ steps, epochs }: TrainOptions, source: BatchSource, accumulate: number, phased: number): number {
+  const given = whole(steps, "steps", 0);
+  if (given !== undefined) return given;
+  if (epochs === undefined) {
+    if (phased > 0) return phased;
+    throw new StrutError("option", "train() was told neither steps nor epochs", { path: "steps", hint: "For example steps: 200." });
+  }
+  if (source.epochLength === undefined) throw new StrutError("option", "epochs were asked for, but the data has no end", { path: "epochs", hint: "Say `steps` instead." });
+  if (!(epochs > 0)) throw new StrutError("option", `epochs is ${epochs}; it must be above 0`, { path: "epochs" });
+  return Math.ceil((epochs * source.epochLength) / accumulate);
+}
+
+function transformOf(given: NonNullable<TrainOptions["optimizer"]>): { transform: Transform; rates: { learningRate?: number; weightDecay?: number }; described: unknown } {
+  if ("scope" in given) return { transform: given, rates: {}, described: linksOf(given).map(({ fused, scope }) => fused ?? scope) };
+  const { method, options = {} } = "method" in given ? given : { method: given };
+  const parsed = parseOptions(method as AnyOptimizer, options);
+  return { transform: method.build(parsed), rates: method.rates?.(parsed) ?? {}, described: { id: method.id, ...parsed } };
+}
+
+/** Checks the options of a run and fills in the defaults; each mistake ends in a sentence. */
+export async function settle(options: TrainOptions, regimes: readonly Regime[]): Promise<Settings> {
+  const source = await sourceOf(options);
+  const accumulate = whole(options.accumulate, "accumulate", 1) ?? 1;
+  const phased = Math.max(0, ...regimes.map(({ phases = [] }) => phases.reduce((sum, phase) => sum + phase.steps, 0)));
+  const steps = stepsOf(options, source, accumulate, phased);
+  const seed = whole(options.seed, "seed", 0) ?? 0;
+  for (const name of ["learningRate", "weightDecay", "warmup"] as const) atLeastZero(options[name], name);
+  if (options.clip !== undefined && !(options.clip > 0)) throw new StrutError("option", `clip is ${options.clip}; it must be a norm above 0`, { path: "clip", hint: "Leave it out to train without clipping." });
+  whole(options.evaluate?.every, "evaluate.every", 1);
+  whole(options.checkpoint?.every, "checkpoint.every", 1);
+  whole(options.checkpoint?.keep, "checkpoint.keep", 1);
+  whole(options.earlyStopping?.patience, "earlyStopping.patience", 1);
+  if (options.earlyStopping && !options.evaluate) throw new StrutError("option", "early stopping needs evaluations", { path: "earlyStopping", hint: "Give `evaluate: { every, data }` too." });
+  if (options.resume === true && !options.checkpoint) throw new StrutError("option", "resume needs the folder of the checkpoints", { path: "resume", hint: "Give `checkpoint: { dir }` too." });
+  const { transform, rates, described } = transformOf(options.optimizer ?? adamw);
+  const warmup = options.warmup === undefined || options.warmup >= 1 ? (options.warmup ?? 0) : Math.round(options.warmup * steps);
+  const schedule = scheduleOf(options.schedule ?? "constant", warmup);
+  const [learningRate, weightDecay] = [options.learningRate ?? rates.learningRate ?? 1e-3, options.weightDecay ?? rates.weightDecay ?? 0];
+  const sampled = Array.from({ length: 9 }, (_, i) => schedule(Math.floor((i * Math.max(0, steps - 1)) / 8), steps));
+  const recipe = {
+    steps, accumulate, seed, optimizer: described, learningRate, weightDecay, schedule: sampled, clip: options.clip ?? null, data: source.fingerprint,
+    groups: (options.groups ?? []).map(({ parameters, optimizer, schedule: own, ...rest }) => ({ ...rest, parameters: parameters.map(({ name }) => name) })),
+    evaluate: options.evaluate?.every ?? null, earlyStopping: options.earlyStopping ?? null, recompute: options.recompute ?? false,
+  };
+  return { source, steps, accumulate, seed, optimizer: transform, learningRate, weightDecay, schedule, recipe };
+}
