@@ -1,7 +1,6 @@
 import { z } from "zod";
 import { StrutError } from "../errors.ts";
 import type { Tokenizer } from "../formats/tokenizer.ts";
-import type { Method } from "../nn/contracts.ts";
 import { parseOptions } from "../nn/options.ts";
 import { concat, free, noGrad, reshape, scope, slice, tensor, tokenLosses } from "../tensor/index.ts";
 import { yieldToEvents } from "./generate.ts";
@@ -53,7 +52,7 @@ const LOGITS = 2 ** 21;
 export async function evaluate(model: Model, ids: ArrayLike<number>, options: EvaluateOptions = {}): Promise<Evaluation> {
   const { onProgress, signal, ...rest } = options;
   const { context } = model.dimensions;
-  const { window = context } = parseOptions({ id: "evaluate", options: evaluationOptions } as Method<typeof evaluationOptions>, rest);
+  const { window = context } = parseOptions({ id: "evaluate", options: evaluationOptions }, rest);
   if (window > context)
     throw new StrutError("context", `a window of ${window} tokens does not fit into the model's context of ${context}`, {
       path: "window",

@@ -106,8 +106,7 @@ export function applyLinear(model: Model, path: string, x: Tensor, run: Run): Te
   const active = acting(model, layer);
   const { weight, bias } = current(layer, active);
   run.observer?.input?.(layer.site!, x);
-  let y = weight.apply(x);
-  if (bias) y = add(y, bias);
+  let y = bias ? (weight.withBias?.(x, bias) ?? add(weight.apply(x), bias)) : weight.apply(x);
   for (const { forward } of active) if (forward) y = forward(x, y, layer.site!, run);
   return run.observer?.outputGradient ? observed(y, layer.site!, run.observer.outputGradient) : y;
 }

@@ -1,6 +1,5 @@
 import { z } from "zod";
 import { StrutError } from "../errors.ts";
-import type { Method } from "../nn/contracts.ts";
 import { parseOptions } from "../nn/options.ts";
 
 /** How the next token is chosen. Names are those of transformers' `GenerationConfig`, in camelCase. */
@@ -25,7 +24,7 @@ export type Sampling = z.output<typeof generationOptions>;
 
 /** Checks the options and fills in what they default to. */
 export const readGenerationOptions = (given: GenerationOptions): Sampling =>
-  parseOptions({ id: "generate", options: generationOptions } as Method<typeof generationOptions>, given);
+  parseOptions({ id: "generate", options: generationOptions }, given);
 
 /** Whether these options draw tokens, rather than take the likeliest. */
 export const samples = ({ doSample, temperature, topK, topP }: Sampling): boolean =>

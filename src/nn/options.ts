@@ -9,7 +9,7 @@ export const snake = (name: string): string => name.replace(/[A-Z]/g, (letter) =
  * Checks a method's options and fills in its defaults. PEFT's spelling is accepted beside ours (`lora_alpha`, `use_rslora`);
  * an unknown option is an error with the nearest name.
  */
-export function parseOptions<O extends z.ZodObject>(method: Method<O>, given: Readonly<Record<string, unknown>>, aliases: Readonly<Record<string, string>> = {}): z.output<O> {
+export function parseOptions<O extends z.ZodObject>(method: Pick<Method<O>, "id" | "options">, given: Readonly<Record<string, unknown>>, aliases: Readonly<Record<string, string>> = {}): z.output<O> {
   const known = Object.keys(method.options.shape);
   const byAlias = new Map(Object.entries(aliases).map(([name, alias]) => [alias, name]));
   const options: Record<string, unknown> = {};

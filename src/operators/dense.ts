@@ -17,6 +17,7 @@ export function dense(weight: Tensor, transposed = false): LinearOperator {
     in: transposed ? rows : cols,
     parts: { weight },
     apply: (x) => linear(x, matrix()),
+    withBias: (x, bias) => linear(x, matrix(), bias),
     rows: (ids) => embedding(matrix(), ids),
     toDense: matrix,
     cost: () => ({ params: weight.size, bytes: weight.size * bytesOf(weight.dtype), flops: 2 * weight.size }),

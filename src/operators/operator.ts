@@ -19,6 +19,8 @@ export interface LinearOperator {
   readonly parts: Readonly<Record<string, Tensor>>;
   /** […, in] → […, out]; differentiable in x and in the parts. */
   apply(x: Tensor): Tensor;
+  /** apply plus a bias, where that is cheaper than two steps. */
+  withBias?(x: Tensor, bias: Tensor): Tensor;
   /** y + W·x where that is cheaper than two steps. */
   addTo?(y: Tensor, x: Tensor): Tensor;
   /** Rows of W for an embedding: ids […] → […, in]. */

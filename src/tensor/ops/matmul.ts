@@ -91,7 +91,11 @@ export function addLinear(y: Tensor | null, x: Tensor, weight: Tensor, alpha = 1
     let dx: Tensor | null = null;
     if (needsGradient(source)) gemmInto(flat((dx = empty(source.shape, x.dtype))), g, weight, { alpha });
     let dw: Tensor | null = null;
-    if (needsGradient(weight)) gemmInto((dw = empty(weight.shape, x.dtype)), transposed(g), flat(source), { alpha });
+    if (needsGradient(weight)) {
+      // a weight kept in×out gets its gradient in that layout
+      if (weight.strides[0] === 1 && weight.strides[1] !== 1) gemmInto(transposed((dw = transposed(empty([weight.shape[1]!, weight.shape[0]!], x.dtype)))), transposed(flat(source)), g, { alpha });
+      else gemmInto((dw = empty(weight.shape, x.dtype)), transposed(g), flat(source), { alpha });
+    }
     return [dx, dw, ...(y ? [gradient] : []), ...(bias ? [needsGradient(bias) ? reshape(sumAxes(g, [0]), bias.shape) : null] : [])];
   });
 }
