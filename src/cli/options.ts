@@ -1,0 +1,59 @@
+import { readdir } from "node:fs/promises";
+import { type Command, InvalidArgumentError, Option } from "commander";
+import type { z } from "zod";
+import { StrutError } from "../errors.ts";
+import { fileError } from "../formats/files.ts";
+
+/** What an option holds, below its defaults and optionality. */
+function innermost(schema: z.core.$ZodType): z.core.$ZodTypeDef & { readonly innerType?: z.core.$ZodType } {
+  const { def } = schema._zod;
+  const { innerType } = def as { innerType?: z.core.$ZodType };
+  return innerType ? innermost(innerType) : def;
+}
+
+const kebab = (name: string): string => name.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`);
+
+export function number(text: string): number {
+  const value = text.trim() === "" ? Number.NaN : Number(text);
+  if (Number.isFinite(value)) return value;
+  throw new InvalidArgumentError("It must be a number.");
+}
+
+/**
+ * Adds a command-line option for each option of a schema, in the words of its description. `flags` gives some of them
+ * another spelling.
+ */
+export function schemaOptions(command: Command, schema: z.ZodObject, names: readonly string[], flags: Readonly<Record<string, string>> = {}): void {
+  for (const name of names) {
+    const field = schema.shape[name] as z.ZodType;
+    const { type } = innermost(field);
+    const value = { number: " <number>", string: " <text>", array: " <text...>" }[type as string] ?? "";
+    const option = new Option(flags[name] ?? `--${kebab(name)}${value}`, field.description);
+    if (type === "number") option.argParser(number);
+    command.addOption(option);
+  }
+}
+
+/** The options of a schema that were given, under the schema's names. */
+export function givenOptions(options: Readonly<Record<string, unknown>>, names: readonly string[], renamed: Readonly<Record<string, string>> = {}): Record<string, unknown> {
+  return Object.fromEntries(names.flatMap((name) => (options[renamed[name] ?? name] === undefined ? [] : [[name, options[renamed[name] ?? name]]])));
+}
+
+export const jsonOption = (): Option => new Option("--json", "print JSON instead of text");
+
+export const outOption = (what: string): Option => new Option("--out <folder>", what).makeOptionMandatory();
+
+export const overwriteOption = (): Option => new Option("--overwrite", "replace what the folder holds");
+
+export const dtypeOption = (): Option => new Option("--dtype <dtype>", "stored type of the weights; defaults to what they have").choices(["f32", "bf16", "f16"]);
+
+/** Refuses a folder that holds something before work is done for it. */
+export async function refuseFilled(folder: string, overwrite = false): Promise<void> {
+  if (overwrite) return;
+  const names = await readdir(folder).catch((cause: NodeJS.ErrnoException) => {
+    if (cause.code === "ENOENT") return [];
+    throw cause.code === "ENOTDIR" ? new StrutError("files", `${folder} is a file, expected a folder to write into.`, { path: folder, hint: "Choose another folder." }) : fileError(cause, folder, "write");
+  });
+  if (names.length > 0)
+    throw new StrutError("files", `The folder ${folder} is not empty: it holds ${names.slice(0, 3).join(", ")}${names.length > 3 ? ", …" : ""}.`, { path: folder, hint: "Choose a new folder, or add --overwrite." });
+}

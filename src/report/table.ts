@@ -1,0 +1,47 @@
+export interface Column {
+  /** Head of the column, with the unit. */
+  readonly title: string;
+  /** Numbers stand to the right. Defaults to left. */
+  readonly align?: "left" | "right";
+  /** Marks the best row of a column of numbers with a star. */
+  readonly best?: "least" | "most";
+}
+
+/** A cell: its text, and its number where one is compared. */
+export type Cell = string | { readonly text: string; readonly value: number };
+
+const text = (cell: Cell): string => (typeof cell === "string" ? cell : cell.text);
+
+function bestRow(rows: readonly (readonly Cell[])[], column: number, best: Column["best"]): number {
+  if (!best || rows.length < 2) return -1;
+  const values = rows.map((row) => {
+    const cell = row[column];
+    return typeof cell === "object" ? cell.value : Number.NaN;
+  });
+  const known = values.filter((value) => !Number.isNaN(value));
+  return known.length < 2 ? -1 : values.indexOf(best === "least" ? Math.min(...known) : Math.max(...known));
+}
+
+/**
+ * Rows under their heads, in plain text; numbers right-aligned, the best of a column marked with a star. A table ends
+ * without a newline.
+ *
+ * @example
+ * table([{ title: "model" }, { title: "loss", align: "right", best: "least" }], [["base", { text: "4.90", value: 4.9 }], ["tuned", { text: "2.82", value: 2.82 }]]);
+ */
+export function table(columns: readonly Column[], rows: readonly (readonly Cell[])[]): string {
+  const starred = columns.map((column, c) => ({ marks: column.best !== undefined, row: bestRow(rows, c, column.best) }));
+  const shown = rows.map((row, r) => columns.map((_, c) => text(row[c] ?? "") + (starred[c]!.marks ? (starred[c]!.row === r ? "*" : " ") : "")));
+  const heads = columns.map(({ title }, c) => title + (starred[c]!.marks ? " " : ""));
+  const widths = heads.map((head, c) => Math.max(head.length, ...shown.map((row) => row[c]!.length)));
+  const line = (cells: readonly string[]): string =>
+    cells.map((cell, c) => (columns[c]!.align === "right" ? cell.padStart(widths[c]!) : cell.padEnd(widths[c]!))).join("  ").trimEnd();
+  return [line(heads), widths.map((width) => "─".repeat(width)).join("  "), ...shown.map(line)].join("\n");
+}
+
+/** Names and values, one a line, values in one column. */
+export function facts(pairs: readonly (readonly [string, string | undefined])[]): string {
+  const known = pairs.filter((pair): pair is readonly [string, string] => pair[1] !== undefined);
+  const width = Math.max(...known.map(([name]) => name.length));
+  return known.map(([name, value]) => `${name.padEnd(width)}  ${value.split("\n").join(`\n${" ".repeat(width + 2)}`)}`).join("\n");
+}
