@@ -1,16 +1,29 @@
+import { evaluate } from "../models/evaluate.ts";
 import type { Model } from "../models/model.ts";
 import type { Batch } from "../nn/contracts.ts";
 import { noGrad, scope } from "../tensor/index.ts";
 import { languageModelLoss, scoredTokens } from "./loss.ts";
+import { areBatches, type EvaluationOptions } from "./options.ts";
 import { Pulse } from "./pulse.ts";
 
-/**
- * Mean loss over batches, weighted by scored tokens, in f64; nothing is recorded. Gives undefined if `signal` stopped it.
- *
- * @example
- * const { loss } = (await meanLoss(model, heldOut))!;
- */
-export async function meanLoss(model: Model, batches: readonly Batch[], signal?: AbortSignal): Promise<{ loss: number; tokens: number } | undefined> {
+export interface Measured {
+  readonly loss: number;
+  readonly tokens: number;
+}
+
+/** Mean loss over a run's evaluation data; undefined if `signal` stopped it. */
+export async function measure(model: Model, { data, window }: EvaluationOptions, signal?: AbortSignal): Promise<Measured | undefined> {
+  if (areBatches(data)) return meanLoss(model, data, signal);
+  try {
+    return await evaluate(model, data, { ...(window === undefined ? {} : { window }), ...(signal ? { signal } : {}) });
+  } catch (error) {
+    if (signal?.aborted && error === signal.reason) return undefined;
+    throw error;
+  }
+}
+
+/** Mean loss over batches, weighted by scored tokens, in f64; nothing is recorded. Gives undefined if `signal` stopped it. */
+async function meanLoss(model: Model, batches: readonly Batch[], signal?: AbortSignal): Promise<Measured | undefined> {
   const pulse = new Pulse();
   let [sum, tokens] = [0, 0];
   for (const batch of batches) {

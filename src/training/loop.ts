@@ -1,7 +1,7 @@
 import { StrutError } from "../errors.ts";
 import { parameters, type Model } from "../models/model.ts";
 import { engine, scope, start, sumSquares, type Parameter } from "../tensor/index.ts";
-import { meanLoss } from "./evaluation.ts";
+import { measure } from "./evaluation.ts";
 import type { EndReason, TrainingEvent } from "./events.ts";
 import { diverged, stepGradients } from "./gradients.ts";
 import { settle, type TrainOptions } from "./options.ts";
@@ -118,7 +118,7 @@ class Training {
         resumed = found.path;
       }
     }
-    const { session: s } = { session: this.#session };
+    const s = this.#session;
     const { name: backend, variant: cpu } = engine().backend;
     const trained = [...s.trained.values()].filter(({ trainable }) => trainable);
     this.#tell({
@@ -132,9 +132,11 @@ class Training {
     const { steps } = this.#session.settings;
     for (;;) {
       // a run that was stopped or killed before its evaluation catches up here
-      if (this.#session.step > 0 && (await this.#evaluateIfDue(signal)) === "enough") return "early-stopping";
-      if (this.#session.step > 0 && checkpoint?.every && this.#session.step % checkpoint.every === 0 && this.#saved?.step !== this.#session.step && !signal?.aborted) await this.#save();
-      if (this.#session.step >= steps) return "finished";
+      const { step } = this.#session;
+      const verdict = step > 0 ? await this.#evaluateIfDue(signal) : undefined;
+      if (verdict) return verdict;
+      if (step > 0 && checkpoint?.every && step % checkpoint.every === 0 && this.#saved?.step !== step) await this.#save();
+      if (step >= steps) return "finished";
       if (signal?.aborted) return "stopped";
       await this.#step();
       await this.#pulse.beat();
@@ -191,17 +193,17 @@ class Training {
     });
   }
 
-  /** Evaluates after every so many steps and after the last; tells whether early stopping has seen enough. */
-  async #evaluateIfDue(signal: AbortSignal | undefined): Promise<"enough" | undefined> {
+  /** Evaluates after every so many steps and after the last; tells whether the run ends here, by that or by the signal. */
+  async #evaluateIfDue(signal: AbortSignal | undefined): Promise<"early-stopping" | "stopped" | undefined> {
     const { evaluate, earlyStopping } = this.#options;
     const session = this.#session;
     const progress = this.#progress;
     const { step } = session;
-    const enough = (): "enough" | undefined => (earlyStopping && progress.waited >= earlyStopping.patience ? "enough" : undefined);
+    const enough = () => (earlyStopping && progress.waited >= earlyStopping.patience ? "early-stopping" : undefined);
     if (!evaluate || progress.evaluated === step || !(step % evaluate.every === 0 || step === session.settings.steps)) return enough();
     session.setLive("evaluation", false);
-    const measured = await meanLoss(session.model, evaluate.data, signal);
-    if (!measured) return undefined;
+    const measured = await measure(session.model, evaluate, signal);
+    if (!measured) return "stopped";
     const { loss, tokens } = measured;
     if (!Number.isFinite(loss)) throw diverged("the evaluation loss", loss, step - 1, session.settings.learningRate);
     const best = !(loss >= (progress.best?.loss ?? Infinity) - (earlyStopping?.minDelta ?? 0));

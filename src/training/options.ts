@@ -22,6 +22,17 @@ export interface CheckpointOptions extends WriteOptions {
   keep?: number;
 }
 
+export interface EvaluationOptions {
+  every: number;
+  /** Token ids of one text, scored as `strut eval` does; or batches. */
+  data: readonly Batch[] | ArrayLike<number>;
+  /** For token ids; defaults to the model's context. */
+  window?: number;
+}
+
+/** Whether evaluation data are batches. */
+export const areBatches = (data: EvaluationOptions["data"]): data is readonly Batch[] => typeof data[0] === "object";
+
 export interface TrainOptions {
   /** Batches to cycle through, or a function that makes batch k. */
   batches?: readonly Batch[] | ((k: number) => Awaitable<Batch>);
@@ -47,7 +58,7 @@ export interface TrainOptions {
   /** Parameters with rates, decay, schedule or chain of their own, beside those that regimes ask for. */
   groups?: readonly ParameterGroup[];
   /** Mean loss on other data, every so many steps and at the end. */
-  evaluate?: { every: number; data: readonly Batch[] };
+  evaluate?: EvaluationOptions;
   /** Stop when `patience` evaluations in a row did not lower the loss by more than `minDelta` (0). */
   earlyStopping?: { patience: number; minDelta?: number };
   checkpoint?: CheckpointOptions;
@@ -59,7 +70,7 @@ export interface TrainOptions {
   regimes?: readonly Regime[];
   /** For regimes that want one. */
   teacher?: Model;
-  /** For regimes that want validation batches; defaults to `evaluate.data`. */
+  /** For regimes that want validation batches; defaults to the batches of `evaluate`. */
   validation?: readonly Batch[];
   /** Train the model's own weights instead of copies; the model that was passed is refused from then on. */
   consume?: boolean;

@@ -6,7 +6,7 @@ import type { AdapterSet, Batch, Live, Observer, Params, Regime, Run, Taps, Trai
 import { keepState, Optimization } from "../optimizers/optimization.ts";
 import { backward, isReal, noGrad, Rng, scope, type Gradients, type Parameter, type Tensor } from "../tensor/index.ts";
 import { languageModelLoss } from "./loss.ts";
-import type { Settings, TrainOptions } from "./options.ts";
+import { areBatches, type Settings, type TrainOptions } from "./options.ts";
 import { Structure } from "./structure.ts";
 import { TapRecorder } from "./taps.ts";
 
@@ -63,7 +63,7 @@ export class Session {
     const wants = (what: string): boolean => this.regimes.some(({ regime }) => regime.wants?.includes(what as never));
     this.taps = wants("taps") || this.optimization.wantsTaps ? new TapRecorder() : undefined;
     if (wants("teacher") && !options.teacher) throw new StrutError("option", "a regime of this run needs a teacher", { path: "teacher", hint: "Give train() the model it shall learn from as `teacher`." });
-    if (wants("validation") && !this.#validationData) throw new StrutError("option", "a regime of this run needs validation batches", { path: "validation", hint: "Give train() `validation` or `evaluate`." });
+    if (wants("validation") && !this.#validationData) throw new StrutError("option", "a regime of this run needs validation batches", { path: "validation", hint: "Give train() `validation`." });
     this.#wantsHidden = wants("hidden");
     this.#wantsValidation = wants("validation");
   }
@@ -72,7 +72,8 @@ export class Session {
   readonly #wantsValidation: boolean;
 
   get #validationData(): readonly Batch[] | undefined {
-    return this.#options.validation ?? this.#options.evaluate?.data;
+    const { validation, evaluate } = this.#options;
+    return validation ?? (evaluate && areBatches(evaluate.data) ? evaluate.data : undefined);
   }
 
   #collect(sets: readonly AdapterSet[]): void {
