@@ -1,7 +1,7 @@
 import type { z } from "zod";
 import type { Site } from "../nn/contracts.ts";
 import { scaledRows, sumOf, type LinearOperator } from "../operators/index.ts";
-import { add, affine, div, mul, noGrad, scope, sqrt, square, sub, sum, type Tensor } from "../tensor/index.ts";
+import { add, affine, div, equal, mul, noGrad, scope, sqrt, square, sub, sum, zeros, type Tensor } from "../tensor/index.ts";
 import { adapter } from "./adapter.ts";
 import { dropInput, initLora, loraOptions, loraPeftOptions, loraTensors, loraUpdate, type LoraParams } from "./lora.ts";
 
@@ -12,9 +12,14 @@ type Params = LoraParams & { m: Tensor };
 /** Norm of every row. */
 const rowNorms = (w: Tensor): Tensor => sqrt(sum(square(w), { axes: [1] }));
 
-/** m / ‖W + s·B·A‖ by row; the norm is a constant to the gradient (§4.3 of the paper). */
+/** m / ‖W + s·B·A‖ by row; the norm is a constant to the gradient (§4.3 of the paper). A row of zeros has no direction: its gain is m. */
 function gain(p: Params, site: Site, o: Options): Tensor {
-  const norms = noGrad(() => scope(() => rowNorms(add(site.weight.toDense(), loraUpdate(p, o).toDense()))));
+  const norms = noGrad(() =>
+    scope(() => {
+      const norm = rowNorms(add(site.weight.toDense(), loraUpdate(p, o).toDense()));
+      return add(norm, equal(norm, zeros(norm.shape, norm.dtype)));
+    }),
+  );
   return div(p.m, norms);
 }
 
@@ -31,6 +36,12 @@ export const dora = adapter({
   paper: "arXiv:2402.09353",
   kinds: ["linear"],
   options,
+  waives: [
+    {
+      law: "gradients of its parameters match finite differences",
+      because: '_lora-baselines.md: "Gradients that matter: DoRA treats the norm ‖W+sBA‖ as a constant (detach)."',
+    },
+  ],
   init: (site, o, context) => ({ ...initLora(site, o, context), m: rowNorms(site.weight.toDense()) }),
   update(p: Params, site, o): LinearOperator {
     const g = gain(p, site, o);
