@@ -58,13 +58,13 @@ const targetingOf = (c: LoraPeftConfig): Targeting =>
 
 const dtypes: Record<string, DType> = { F32: "f32", F64: "f64", BF16: "bf16", F16: "f16" };
 
-/** One tensor of the file in f32. */
-async function readTensor({ weights, path }: PeftDirectory, key: string): Promise<Tensor> {
+/** One tensor of the file, as the model computes. */
+async function readTensor({ weights, path }: PeftDirectory, key: string, as: DType): Promise<Tensor> {
   const { dtype, shape } = weights.entries.get(key)!;
   const known = dtypes[dtype];
   if (!known) throw new StrutError("dtype", `${key} is stored as ${dtype}; an adapter's tensors must be F32, F64, BF16 or F16`, { path });
   const bytes = await weights.read(key);
-  return scope(() => cast(fromBytes(bytes, shape, known), "f32"));
+  return scope(() => cast(fromBytes(bytes, shape, known), as));
 }
 
 /**
@@ -105,7 +105,7 @@ async function readSet(base: Model, directory: PeftDirectory, definition: Adapte
     const params: Record<string, Parameter> = {};
     for (const [param, part] of names) {
       const key = layer.tensors[part as LoraPart];
-      if (key) params[param] = new Parameter(await readTensor(directory, key), `${name}/${layer.path}/${param}`);
+      if (key) params[param] = new Parameter(await readTensor(directory, key, base.layers.get(layer.path)!.weight.dtype), `${name}/${layer.path}/${param}`);
     }
     entries.set(layer.path, params);
   }
@@ -129,10 +129,10 @@ async function readShared(directory: PeftDirectory, copies: Map<string, Paramete
   const leaf = { weight: "weight", bias: "bias", "base_layer.bias": "bias", "token_adapter.trainable_tokens_delta": "token_rows" }[part as string];
   const target = leaf && copies.get(`${module}.${leaf}`);
   if (!target) return;
-  const value = await readTensor(directory, key);
+  const value = await readTensor(directory, key, target.dtype);
   if (String(value.shape) !== String(target.shape))
     throw new StrutError("peft-shape", `${key} has shape [${value.shape}], expected [${target.shape}]`, { path: directory.path, hint: "The adapter was made for another base model." });
-  target.assign(cast(value, target.dtype));
+  target.assign(value);
 }
 
 /** adapter_config.json of an adapter: what it was read with, and what strut knows, under PEFT's names. */
