@@ -6,7 +6,7 @@ import { dora, loadPeft, lora, savePeft } from "../../../src/adapters/index.ts";
 import { openSafetensorsFile } from "../../../src/formats/safetensors-folder.ts";
 import { loadModel, parameters, unfreeze, type Model } from "../../../src/models/index.ts";
 import type { Batch, Regime } from "../../../src/nn/contracts.ts";
-import { start, type Parameter } from "../../../src/tensor/index.ts";
+import { engine, start, type Parameter } from "../../../src/tensor/index.ts";
 import { train, type StepEvent } from "../../../src/training/index.ts";
 
 // Runs of torch and PEFT on stories260K, made by interop/make/train.py: AdamW 1e-3, decay 0.01, linear schedule with 2 warm-up steps of 8, clip 1.
@@ -50,7 +50,8 @@ function checkSteps(run: string, steps: readonly StepEvent[], expected: Expected
   console.log(`${run}: losses ${losses.toExponential(1)}, gradient norms ${norms.toExponential(1)} relative`);
   expect(steps.map(({ learningRate }) => learningRate)).toEqual(expected.lrs.map((rate) => expect.closeTo(rate, 12) as number));
   expect(losses).toBeLessThan(2e-6);
-  expect(norms).toBeLessThan(2e-6);
+  // f32 sums in another order: giving any single kernel its exactly rounded form moves the sixth norm of `full` by up to ±2e-6
+  expect(norms).toBeLessThan(engine().backend.name === "reference" ? 2e-6 : 4e-6);
 }
 
 /** Keeps the gradients of step 0, before clipping. */
@@ -73,6 +74,9 @@ interface Run {
   readonly gradients: Map<Parameter, Promise<ArrayLike<number>>>;
 }
 
+/** Distance allowed to the gradients of step 0: a few roundings of their common norm. */
+const gradientBound = (expected: Expected): number => 2e-6 * expected.grad_norms[0]!;
+
 /** The recorded run; `watched` has a regime read the gradients, so that clipping happens in place and not in the kernel. */
 async function runOn(model: Model, { accumulate = 1, watched = true } = {}): Promise<Run> {
   const run: Run = { steps: [], gradients: new Map() };
@@ -92,9 +96,10 @@ describe("training as torch and PEFT do it", () => {
   it.each([true, false])("full: every parameter of the model (gradients watched: %s)", async (watched) => {
     const model = unfreeze(await loadModel("data/lm/stories260K"));
     const { steps, gradients } = await runOn(model, { watched });
-    checkSteps("full", steps, await expectedOf("full"));
+    const expected = await expectedOf("full");
+    checkSteps("full", steps, expected);
     const named = parameters(model);
-    if (watched) expect(await worst(join(here, "full/grads_step0_some.safetensors"), (name) => gradients.get(named.get(name)!)!)).toBeLessThan(2e-6);
+    if (watched) expect(await worst(join(here, "full/grads_step0_some.safetensors"), (name) => gradients.get(named.get(name)!)!)).toBeLessThan(gradientBound(expected));
     const final = await worst(join(here, "full/final_some.safetensors"), (name) => named.get(name)!.data() as Promise<Float32Array>);
     console.log(`full: final tensors ${final.toExponential(1)}`);
     expect(final).toBeLessThan(2e-5);
@@ -108,12 +113,13 @@ describe("training as torch and PEFT do it", () => {
   ] as const)("%s", async (run, initial, accumulate) => {
     const model = await loadPeft(await loadModel("data/lm/stories260K"), join(here, initial, "initial"), { methods: [dora, lora] });
     const { steps, gradients } = await runOn(model, { accumulate });
-    checkSteps(run, steps, await expectedOf(run));
+    const expected = await expectedOf(run);
+    checkSteps(run, steps, expected);
 
     const names = { A: "lora_A.weight", B: "lora_B.weight", m: "lora_magnitude_vector.weight" } as const;
     const { entries } = model.adapters.get("default")!;
     const byName = new Map([...entries].flatMap(([path, params]) => Object.entries(params).map(([key, w]): [string, Parameter] => [`${path}.${names[key as keyof typeof names]}`, w as Parameter])));
-    expect(await worst(join(here, run, "grads_step0.safetensors"), (name) => gradients.get(byName.get(name)!)!)).toBeLessThan(2e-6);
+    expect(await worst(join(here, run, "grads_step0.safetensors"), (name) => gradients.get(byName.get(name)!)!)).toBeLessThan(gradientBound(expected));
 
     const saved = join(await mkdtemp(join(tmpdir(), "strut-")), "adapter");
     await savePeft(model, saved);
