@@ -1,0 +1,76 @@
+import { adapt, adapterParameters, attachedTo, type Coverage } from "../adapters/index.ts";
+import { isAdapter, methodById } from "../catalog.ts";
+import { splitTail, textsOf, tokenBatches, tokenStream, type BatchSource } from "../data/index.ts";
+import { StrutError } from "../errors.ts";
+import type { Tokenizer } from "../formats/tokenizer.ts";
+import { parameters, unfreeze, type Model } from "../models/index.ts";
+import { start, type Parameter } from "../tensor/index.ts";
+import { openModel, openText } from "./open.ts";
+import type { Recipe } from "./schema.ts";
+
+/** A run that is ready to start: everything a recipe names was found, and it fits together. */
+export interface Prepared {
+  readonly recipe: Recipe;
+  readonly base: Model;
+  /** The base with what trains. */
+  readonly model: Model;
+  readonly tokenizer: Tokenizer;
+  readonly batches: BatchSource;
+  /** Token ids of the held-out text, if any was held out. */
+  readonly heldOut: Int32Array | undefined;
+  readonly window: number;
+  /** What the adapter sits on; undefined if all weights train. */
+  readonly coverage: Coverage | undefined;
+  readonly parameters: { readonly trained: number; readonly total: number };
+}
+
+/** Longest rows where a recipe names no window: long contexts would need memory that few have. */
+const LONGEST = 512;
+
+const sizes = (all: Iterable<Parameter>): number => [...all].reduce((sum, { size }) => sum + size, 0);
+
+/**
+ * Loads what a recipe names: model, tokenizer, text, method. Nothing is written.
+ *
+ * @example
+ * const run = await prepare(await readRecipe("examples/resume-lora.yaml"));
+ */
+export async function prepare(recipe: Recipe): Promise<Prepared> {
+  const { data, training } = recipe;
+  const content = await openText(data.text);
+  await start();
+  const { model: base, tokenizer } = await openModel(recipe.model);
+  const { context } = base.dimensions;
+  const window = data.window ?? Math.min(context, LONGEST);
+  if (window > context) throw new StrutError("context", `data.window is ${window}, more than the model's context of ${context}`, { path: "data.window", hint: `Use at most ${context}.` });
+  const model = await withTrainable(base, recipe);
+  const texts = textsOf(content, data.text);
+  // one text is split inside, several between two of them
+  const split = texts.length === 1 ? splitTail(texts[0]!, data.heldOut) : splitTail(texts, data.heldOut);
+  const stream = (part: string | string[]): Int32Array => tokenStream(tokenizer, typeof part === "string" ? [part] : part);
+  const batches = tokenBatches(stream(split.train), { window, rows: training.batchSize, seed: training.seed });
+  const heldOut = data.heldOut > 0 ? stream(split.heldOut) : undefined;
+  if (heldOut && heldOut.length < 2)
+    throw new StrutError("data", `the held-out part of ${data.text} has ${heldOut.length} tokens; at least 2 are needed`, { path: "data.heldOut", hint: "Hold out a larger share, or 0 for none." });
+  const name = model.active[0];
+  const own = name === undefined ? undefined : attachedTo(model, name);
+  const trained = own ? adapterParameters(own).values() : [...parameters(model).values()].filter(({ trainable }) => trainable);
+  return { recipe, base, model, tokenizer, batches, heldOut, window, coverage: own?.coverage, parameters: { trained: sizes(trained), total: sizes(parameters(base).values()) } };
+}
+
+const targetingKeys = [
+  "targets", "excludeModules", "layersToTransform", "layersPattern", "rankPattern", "alphaPattern", "bias", "modulesToSave", "trainableTokenIndices", "ensureWeightTying", "layerReplication",
+] as const;
+
+/** The model with the recipe's adapter, or with all of its weights trainable. */
+async function withTrainable(base: Model, recipe: Recipe): Promise<Model> {
+  const targeting = Object.fromEntries(targetingKeys.flatMap((key) => (recipe[key] === undefined ? [] : [[key, recipe[key]]])));
+  if (recipe.method === "full") {
+    const [stray] = [...Object.keys(targeting), ...(Object.keys(recipe.options).length > 0 ? ["options"] : [])];
+    if (stray) throw new StrutError("recipe", `the method full trains every weight, so ${stray} has no meaning`, { path: stray, hint: `Leave out ${stray}, or name an adapter method.` });
+    return unfreeze(base);
+  }
+  const method = await methodById(recipe.method);
+  if (!isAdapter(method)) throw new StrutError("recipe", `the method ${method.id} is one of ${method.family}, not an adapter`, { path: "method", hint: "strut methods lists the adapters." });
+  return adapt(base, method, recipe.options, { ...targeting, seed: recipe.training.seed });
+}

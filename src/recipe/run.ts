@@ -1,0 +1,111 @@
+import { closeSync, fsyncSync, mkdirSync, openSync, readFileSync, truncateSync, writeSync } from "node:fs";
+import { rm } from "node:fs/promises";
+import { join } from "node:path";
+import { merge, savePeft } from "../adapters/index.ts";
+import { fileError } from "../formats/files.ts";
+import { saveModel } from "../models/index.ts";
+import { train, type TrainingEvent, type TrainOptions, type TrainResult } from "../training/index.ts";
+import { optimizerById } from "./optimizers.ts";
+import type { Prepared } from "./prepare.ts";
+
+export interface RunOptions {
+  /** Folder for checkpoints, events and results. */
+  out: string;
+  /** Go on from the newest checkpoint in `out`. */
+  resume?: boolean;
+  onEvent?: (event: TrainingEvent) => void;
+  signal?: AbortSignal;
+}
+
+export interface RunResult extends TrainResult {
+  /** PEFT directory, where an adapter was trained to its end. */
+  readonly adapter?: string;
+  /** Hugging Face folder of the merged or fully trained model. */
+  readonly merged?: string;
+}
+
+/** What a run writes into its folder; --overwrite removes these and nothing else. */
+export const outputs = { events: "events.jsonl", checkpoints: "checkpoints", adapter: "adapter", merged: "merged" } as const;
+
+/** Removes what an earlier run wrote into a folder. */
+export async function clearRun(out: string): Promise<void> {
+  for (const name of Object.values(outputs)) await rm(join(out, name), { recursive: true, force: true });
+}
+
+/** A file that events are added to, one JSON line each; a line that a killed run left unfinished is cut off. */
+class EventFile {
+  readonly #path: string;
+  readonly #handle: number;
+
+  constructor(out: string) {
+    this.#path = join(out, outputs.events);
+    this.#handle = this.#try(() => {
+      mkdirSync(out, { recursive: true });
+      const handle = openSync(this.#path, "a+");
+      const content = readFileSync(this.#path);
+      const end = content.lastIndexOf(10) + 1;
+      if (end < content.length) truncateSync(this.#path, end);
+      return handle;
+    });
+  }
+
+  #try<T>(work: () => T): T {
+    try {
+      return work();
+    } catch (cause) {
+      throw fileError(cause, this.#path, "write");
+    }
+  }
+
+  readonly add = (event: TrainingEvent): void => void this.#try(() => writeSync(this.#handle, `${JSON.stringify(event)}\n`));
+
+  close(): void {
+    this.#try(() => fsyncSync(this.#handle));
+    closeSync(this.#handle);
+  }
+}
+
+/** The options of the loop that a recipe asks for. */
+async function trainOptions({ recipe: { training: t }, batches, heldOut, window }: Prepared, out: string): Promise<TrainOptions> {
+  const optional = { steps: t.steps, epochs: t.steps === undefined ? (t.epochs ?? 1) : t.epochs, learningRate: t.learningRate, weightDecay: t.weightDecay, clip: t.clip, earlyStopping: t.earlyStopping };
+  return {
+    data: batches,
+    ...Object.fromEntries(Object.entries(optional).filter(([, value]) => value !== undefined)),
+    optimizer: { method: await optimizerById(t.optimizer), options: t.optimizerOptions },
+    schedule: t.schedule,
+    warmup: t.warmup,
+    accumulate: t.accumulate,
+    recompute: t.recompute,
+    seed: t.seed,
+    ...(heldOut ? { evaluate: { every: t.evaluateEvery ?? Number.MAX_SAFE_INTEGER, data: heldOut, window } } : {}),
+    checkpoint: { dir: join(out, outputs.checkpoints), keep: t.keepCheckpoints, ...(t.checkpointEvery === undefined ? {} : { every: t.checkpointEvery }) },
+  };
+}
+
+/**
+ * Trains what `prepare` made ready, and writes it: events.jsonl and checkpoints on the way, at the end the adapter as a PEFT
+ * directory, and the merged or fully trained model. Stopped by the signal, it leaves a checkpoint to resume from.
+ *
+ * @example
+ * const { adapter } = await runRecipe(await prepare(await readRecipe("examples/resume-lora.yaml")), { out: "out/lora" });
+ */
+export async function runRecipe(prepared: Prepared, { out, resume = false, onEvent, signal }: RunOptions): Promise<RunResult> {
+  const options = await trainOptions(prepared, out);
+  const { recipe } = prepared;
+  const events = new EventFile(out);
+  try {
+    const onBoth = (event: TrainingEvent): void => {
+      events.add(event);
+      onEvent?.(event);
+    };
+    const result = await train(prepared.model, { ...options, resume, onEvent: onBoth, ...(signal ? { signal } : {}) });
+    if (result.stopped) return result;
+    const isAdapter = prepared.coverage !== undefined;
+    const [adapter, merged] = [join(out, outputs.adapter), join(out, outputs.merged)];
+    if (isAdapter) await savePeft(result.model, adapter, { overwrite: true });
+    if (!isAdapter || recipe.merge) await saveModel(isAdapter ? merge(result.model) : result.model, merged, { overwrite: true });
+    return { ...result, ...(isAdapter ? { adapter } : {}), ...(!isAdapter || recipe.merge ? { merged } : {}) };
+  } finally {
+    events.close();
+  }
+}

@@ -1,0 +1,64 @@
+import { z } from "zod";
+import { scheduleNames } from "../training/index.ts";
+
+const names = z.union([z.string(), z.array(z.string())]);
+const numbersByName = z.record(z.string(), z.number());
+const positive = z.number().positive();
+
+const data = z.strictObject({
+  text: z.string().describe("text file to train on, read as one string"),
+  heldOut: z.number().min(0).lt(1).default(0.1).describe("share of the text, from its end, that is evaluated and never trained on; defaults to 0.1"),
+  window: z.int().min(2).optional().describe("tokens of a row, in training and evaluation; defaults to the model's context, at most 512"),
+});
+
+const earlyStopping = z.strictObject({
+  patience: z.int().positive().describe("evaluations in a row that may pass without a better loss"),
+  minDelta: z.number().nonnegative().default(0).describe("how much lower a loss must be to count as better; defaults to 0"),
+});
+
+const training = z.strictObject({
+  steps: z.int().nonnegative().optional().describe("optimiser steps; defaults to one epoch"),
+  epochs: positive.optional().describe("times the text is seen, in place of steps"),
+  batchSize: z.int().positive().default(8).describe("rows of a batch; defaults to 8"),
+  accumulate: z.int().positive().default(1).describe("batches whose gradients are averaged in a step; defaults to 1"),
+  optimizer: z.string().default("adamw").describe("id of an optimiser: adamw or sgd; defaults to adamw"),
+  optimizerOptions: z.record(z.string(), z.unknown()).default({}).describe("its options, such as betas"),
+  learningRate: z.number().nonnegative().optional().describe("defaults to the optimiser's"),
+  weightDecay: z.number().nonnegative().optional().describe("defaults to the optimiser's"),
+  schedule: z.enum(scheduleNames).default("linear").describe("how the rate falls after warm-up: constant, linear or cosine; defaults to linear"),
+  warmup: z.number().nonnegative().default(0).describe("steps over which the rate rises from 0; below 1 a share of all steps; defaults to 0"),
+  clip: positive.optional().describe("largest norm of all gradients together; defaults to no clipping"),
+  evaluateEvery: z.int().positive().optional().describe("steps between evaluations on the held-out text; defaults to one at the end"),
+  checkpointEvery: z.int().positive().optional().describe("steps between checkpoints; defaults to one at the end"),
+  keepCheckpoints: z.int().positive().default(2).describe("how many of the newest stay; defaults to 2"),
+  earlyStopping: earlyStopping.optional().describe("end the run when the held-out loss no longer falls"),
+  recompute: z.boolean().default(false).describe("compute intermediates again in backward: less memory, a third more time; defaults to false"),
+  seed: z.int().nonnegative().default(0).describe("where all random numbers start; defaults to 0"),
+});
+
+/** What a recipe holds. Keys are camelCase; snake_case is read too, and PEFT's names of what PEFT has. */
+export const recipeSchema = z.strictObject({
+  model: z.string().describe("folder of the base model"),
+  data: data.describe("what is trained on"),
+  method: z.string().default("lora").describe("id of an adapter method (strut methods), or full to train every weight; defaults to lora"),
+  options: z.record(z.string(), z.unknown()).default({}).describe("the method's options (strut methods ID)"),
+  targets: names.optional().describe("modules to adapt: names, a pattern, or all-linear; defaults to PEFT's for the model type"),
+  excludeModules: names.optional().describe("modules that are left alone"),
+  layersToTransform: z.union([z.int(), z.array(z.int())]).optional().describe("indices of the layers to adapt; defaults to all"),
+  layersPattern: names.optional().describe("name of the list of layers, for layersToTransform"),
+  rankPattern: numbersByName.optional().describe("rank by module pattern, where it differs"),
+  alphaPattern: numbersByName.optional().describe("alpha by module pattern, where it differs"),
+  bias: z.enum(["none", "all", "lora_only"]).optional().describe("which biases of the base train too; defaults to none"),
+  modulesToSave: z.array(z.string()).optional().describe("modules that train whole, beside the adapter"),
+  trainableTokenIndices: z.union([z.array(z.int()), z.record(z.string(), z.array(z.int()))]).optional().describe("token ids whose embedding rows train"),
+  ensureWeightTying: z.boolean().optional().describe("adapt tied embedding and head together; defaults to false"),
+  layerReplication: z.array(z.tuple([z.int(), z.int()])).optional().describe("ranges of layers that make up a deeper model"),
+  training: training.prefault({}).describe("how it is trained"),
+  merge: z.boolean().default(false).describe("write the merged model too; defaults to false"),
+});
+
+/** A recipe with its defaults filled in. */
+export type Recipe = z.output<typeof recipeSchema>;
+
+/** PEFT's names for keys of a recipe. */
+export const recipeAliases: Readonly<Record<string, string>> = { target_modules: "targets", targetModules: "targets" };
