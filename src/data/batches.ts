@@ -31,6 +31,6 @@ export function cycled(batches: readonly Batch[]): BatchSource {
   return {
     batch: (k) => batches[k % batches.length]!,
     epochLength: batches.length,
-    fingerprint: fingerprint(...batches.flatMap(({ ids, labels = [] }) => [...ids, ...labels])),
+    fingerprint: fingerprint(...batches.flatMap(({ ids, labels = [] }) => [[ids.length, labels.length], ...ids, ...labels])),
   };
 }

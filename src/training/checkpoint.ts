@@ -177,5 +177,8 @@ function apply(session: Session, saved: Saved, tensors: ReadonlyMap<string, Tens
   session.optimization.restore((state["optimizer"] ?? {}) as State, session.trained);
   for (const [name, rows] of Object.entries((state["masks"] ?? {}) as Record<string, Tensor>)) session.structure.masks.set(session.trained.get(name)!, toBytes(rows));
   const regimes = (state["regimes"] ?? {}) as State;
-  for (const { name, regime } of session.regimes) if (regime.state) keepState(regime.state), restoreInto(regime.state, keepState((regimes[name] ?? {}) as State));
+  for (const { name, regime } of session.regimes) {
+    if (!regime.state) continue;
+    restoreInto(keepState(regime.state), keepState((regimes[name] ?? {}) as State));
+  }
 }

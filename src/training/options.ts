@@ -151,10 +151,12 @@ export async function settle(options: TrainOptions, regimes: readonly Regime[]):
   const warmup = options.warmup === undefined || options.warmup >= 1 ? (options.warmup ?? 0) : Math.round(options.warmup * steps);
   const schedule = scheduleOf(options.schedule ?? "constant", warmup);
   const [learningRate, weightDecay] = [options.learningRate ?? rates.learningRate ?? 1e-3, options.weightDecay ?? rates.weightDecay ?? 0];
-  const sampled = Array.from({ length: 9 }, (_, i) => schedule(Math.floor((i * Math.max(0, steps - 1)) / 8), steps));
+  const sampled = (of: Schedule): number[] => Array.from({ length: 9 }, (_, i) => of(Math.floor((i * Math.max(0, steps - 1)) / 8), steps));
   const recipe = {
-    steps, accumulate, seed, optimizer: described, learningRate, weightDecay, schedule: sampled, clip: options.clip ?? null, data: source.fingerprint,
-    groups: (options.groups ?? []).map(({ parameters, optimizer, schedule: own, ...rest }) => ({ ...rest, parameters: parameters.map(({ name }) => name) })),
+    steps, accumulate, seed, optimizer: described, learningRate, weightDecay, schedule: sampled(schedule), clip: options.clip ?? null, data: source.fingerprint,
+    groups: (options.groups ?? []).map(({ parameters, optimizer: own, schedule: factor, ...rates }) => ({
+      ...rates, parameters: parameters.map(({ name }) => name), ...(own ? { optimizer: transformOf(own).described } : {}), ...(factor ? { schedule: sampled(factor) } : {}),
+    })),
     evaluate: options.evaluate?.every ?? null, earlyStopping: options.earlyStopping ?? null, recompute: options.recompute ?? false,
   };
   return { source, steps, accumulate, seed, optimizer: transform, learningRate, weightDecay, schedule, recipe };
