@@ -5,6 +5,9 @@ import type { Allowed, Draw, Entry } from "./draw.ts";
 /** Unit roundoff of f32: a correctly rounded operation errs by at most U relative. */
 export const U = 2 ** -24;
 
+/** Distance of subnormal numbers: what a gate of nearly 0 may err by. */
+const GRAIN = 2 ** -149;
+
 const sigmoid = (x: number): number => 1 / (1 + Math.exp(-x));
 const tanhInner = (x: number): number => Math.sqrt(2 / Math.PI) * (x + 0.044715 * x ** 3);
 
@@ -80,7 +83,7 @@ const unary: Entry = (draw) => {
   const limit = unaryError[op]!;
   // far left of zero the reference itself loses 1 + tanh and 1 + erf to cancellation
   const cancelled = op === UNARY.gelu || op === UNARY.geluTanh ? 2 ** -51 : 0;
-  const allowed: Allowed = (expected, i) => (limit(x[i]!) === 0 ? 0 : limit(x[i]!) * Math.abs(expected) + cancelled * Math.abs(x[i]!));
+  const allowed: Allowed = (expected, i) => (limit(x[i]!) === 0 ? 0 : limit(x[i]!) * Math.abs(expected) + (cancelled + GRAIN) * Math.abs(x[i]!));
   if (draw.chance(0.3)) {
     const both = draw.inout(x, allowed);
     return { kernel: "unary", args: [op, both, both, n] };

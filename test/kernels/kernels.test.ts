@@ -20,7 +20,7 @@ const names = Object.keys(signatures) as KernelName[];
 
 /** Calls drawn from seeds that the kernel's name starts, so that another kernel's entry does not change them. */
 function callsOf(name: KernelName): { label: string; call: Call }[] {
-  const first = [...name].reduce((sum, char) => Math.imul(sum, 31) + char.charCodeAt(0), 7);
+  const first = Array.from(name).reduce((sum, char) => Math.imul(sum, 31) + char.charCodeAt(0), 7);
   return Array.from({ length: SMALL + LARGE }, (_, i) => {
     const call = entries[name](new Draw(first + i * 7919, { large: i >= SMALL }));
     return { label: `call ${i}: ${describeCall(call)}`, call };
