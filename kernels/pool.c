@@ -127,6 +127,9 @@ EXPORT void strut_stop(void) {
   pthread_mutex_unlock(&in_use);
 }
 
+/* The library may be unloaded at exit: no thread may still run in it then. */
+__attribute__((destructor)) static void leave(void) { strut_stop(); }
+
 EXPORT int32_t strut_start(int32_t threads) {
   threads = most(1, least(threads, MAX_THREADS));
   if (threads == atomic_load(&slots)) return threads;
