@@ -153,10 +153,12 @@ export type Transform = ParameterLink | ListLink | { readonly scope: "chain"; re
 export type FusedLink = { kind: "clip"; maxNorm: number } | { kind: "adam"; beta1: number; beta2: number; eps: number } | { kind: "decay" } | { kind: "learningRate" };
 
 /** A stretch of training with its own trainable set. */
-export interface Phase {
+export interface Phase<P extends Params = Params> {
   readonly steps: number;
+  /** Which parameters train in it; defaults to those that did before. */
   readonly trainable?: (w: Parameter) => boolean;
-  onEnter?(t: Training): Awaitable<void>;
+  /** At the start of its first step, after `trainable`. */
+  onEnter?(t: Training<P>): Awaitable<void>;
 }
 
 /** What the loop shows to regimes. */
@@ -204,7 +206,7 @@ export interface Regime<P extends Params = Params> {
   afterStep?(t: Training<P>): Awaitable<void>;
   afterEpoch?(t: Training<P>): Awaitable<void>;
   afterEvaluation?(t: Training<P>, loss: number): Awaitable<void>;
-  readonly phases?: readonly Phase[];
+  readonly phases?: readonly Phase<P>[];
   /** Tensors and scalars that a checkpoint keeps; restored in place. */
   readonly state?: State;
   readonly wants?: readonly ("hidden" | "teacher" | "validation" | "taps")[];
