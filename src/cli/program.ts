@@ -1,5 +1,6 @@
 import { Command, CommanderError, type OutputConfiguration } from "commander";
 import { errorText } from "../report/errors.ts";
+import { Exit } from "./exit.ts";
 import type { Io } from "./io.ts";
 
 /** Sets up a command's arguments and options; its action gives the exit code through `done`. */
@@ -23,15 +24,6 @@ Environment:
   STRUT_THREADS  compute threads
   STRUT_DEBUG    1 shows where an error happened
   NO_COLOR       plain text; so do pipes and CI`;
-
-/** Set by a command that ends with another code than 0. */
-export class Exit extends Error {
-  readonly code: number;
-  constructor(code: number) {
-    super(`exit ${code}`);
-    this.code = code;
-  }
-}
 
 async function version(): Promise<string> {
   const { readPackage } = await import("./package.ts");

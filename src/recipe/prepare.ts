@@ -29,12 +29,7 @@ const LONGEST = 512;
 
 const sizes = (all: Iterable<Parameter>): number => [...all].reduce((sum, { size }) => sum + size, 0);
 
-/**
- * Loads what a recipe names: model, tokenizer, text, method. Nothing is written.
- *
- * @example
- * const run = await prepare(await readRecipe("examples/resume-lora.yaml"));
- */
+/** Loads what a recipe names: model, tokenizer, text, method. Nothing is written. */
 export async function prepare(recipe: Recipe): Promise<Prepared> {
   const { data, training } = recipe;
   const content = await openText(data.text);

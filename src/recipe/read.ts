@@ -114,7 +114,12 @@ export async function readRecipe(path: string): Promise<Recipe> {
   return parseRecipe(await readText(path), path);
 }
 
-/** Reads the text of a recipe; `path` stands in messages, and paths in the text are relative to its folder. */
+/**
+ * Reads the text of a recipe; `path` stands in messages, and paths in the text are relative to its folder.
+ *
+ * @example
+ * const recipe = parseRecipe("model: stories\ndata: { text: tales.txt }\noptions: { r: 4, lora_alpha: 8 }");
+ */
 export function parseRecipe(text: string, path = "recipe.yaml"): Recipe {
   const source = new Source(text, path);
   const given = source.value();

@@ -20,12 +20,12 @@ export interface RunOptions {
 export interface RunResult extends TrainResult {
   /** PEFT directory, where an adapter was trained to its end. */
   readonly adapter?: string;
-  /** Hugging Face folder of the merged or fully trained model. */
-  readonly merged?: string;
+  /** Hugging Face folder of the merged model, or of the one that was trained whole. */
+  readonly folder?: string;
 }
 
 /** What a run writes into its folder; --overwrite removes these and nothing else. */
-export const outputs = { events: "events.jsonl", checkpoints: "checkpoints", adapter: "adapter", merged: "merged" } as const;
+export const outputs = { events: "events.jsonl", checkpoints: "checkpoints", adapter: "adapter", merged: "merged", model: "model" } as const;
 
 /** Removes what an earlier run wrote into a folder. */
 export async function clearRun(out: string): Promise<void> {
@@ -85,9 +85,6 @@ async function trainOptions({ recipe: { training: t }, batches, heldOut, window 
 /**
  * Trains what `prepare` made ready, and writes it: events.jsonl and checkpoints on the way, at the end the adapter as a PEFT
  * directory, and the merged or fully trained model. Stopped by the signal, it leaves a checkpoint to resume from.
- *
- * @example
- * const { adapter } = await runRecipe(await prepare(await readRecipe("examples/resume-lora.yaml")), { out: "out/lora" });
  */
 export async function runRecipe(prepared: Prepared, { out, resume = false, onEvent, signal }: RunOptions): Promise<RunResult> {
   const options = await trainOptions(prepared, out);
@@ -100,11 +97,16 @@ export async function runRecipe(prepared: Prepared, { out, resume = false, onEve
     };
     const result = await train(prepared.model, { ...options, resume, onEvent: onBoth, ...(signal ? { signal } : {}) });
     if (result.stopped) return result;
-    const isAdapter = prepared.coverage !== undefined;
-    const [adapter, merged] = [join(out, outputs.adapter), join(out, outputs.merged)];
-    if (isAdapter) await savePeft(result.model, adapter, { overwrite: true });
-    if (!isAdapter || recipe.merge) await saveModel(isAdapter ? merge(result.model) : result.model, merged, { overwrite: true });
-    return { ...result, ...(isAdapter ? { adapter } : {}), ...(!isAdapter || recipe.merge ? { merged } : {}) };
+    if (!prepared.coverage) {
+      const folder = join(out, outputs.model);
+      await saveModel(result.model, folder, { overwrite: true });
+      return { ...result, folder };
+    }
+    const [adapter, folder] = [join(out, outputs.adapter), join(out, outputs.merged)];
+    await savePeft(result.model, adapter, { overwrite: true });
+    if (!recipe.merge) return { ...result, adapter };
+    await saveModel(merge(result.model), folder, { overwrite: true });
+    return { ...result, adapter, folder };
   } finally {
     events.close();
   }

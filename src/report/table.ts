@@ -12,14 +12,11 @@ export type Cell = string | { readonly text: string; readonly value: number };
 
 const text = (cell: Cell): string => (typeof cell === "string" ? cell : cell.text);
 
-function bestRow(rows: readonly (readonly Cell[])[], column: number, best: Column["best"]): number {
-  if (!best || rows.length < 2) return -1;
-  const values = rows.map((row) => {
-    const cell = row[column];
-    return typeof cell === "object" ? cell.value : Number.NaN;
-  });
-  const known = values.filter((value) => !Number.isNaN(value));
-  return known.length < 2 ? -1 : values.indexOf(best === "least" ? Math.min(...known) : Math.max(...known));
+/** The text of the best cell of a column; cells that read the same are as good. */
+function bestText(rows: readonly (readonly Cell[])[], column: number, best: Column["best"]): string | undefined {
+  const cells = rows.flatMap((row) => (typeof row[column] === "object" && !Number.isNaN(row[column].value) ? [row[column]] : []));
+  if (!best || cells.length < 2) return undefined;
+  return cells.reduce((first, cell) => ((best === "least" ? cell.value < first.value : cell.value > first.value) ? cell : first)).text;
 }
 
 /**
@@ -30,9 +27,10 @@ function bestRow(rows: readonly (readonly Cell[])[], column: number, best: Colum
  * table([{ title: "model" }, { title: "loss", align: "right", best: "least" }], [["base", { text: "4.90", value: 4.9 }], ["tuned", { text: "2.82", value: 2.82 }]]);
  */
 export function table(columns: readonly Column[], rows: readonly (readonly Cell[])[]): string {
-  const starred = columns.map((column, c) => ({ marks: column.best !== undefined, row: bestRow(rows, c, column.best) }));
-  const shown = rows.map((row, r) => columns.map((_, c) => text(row[c] ?? "") + (starred[c]!.marks ? (starred[c]!.row === r ? "*" : " ") : "")));
-  const heads = columns.map(({ title }, c) => title + (starred[c]!.marks ? " " : ""));
+  const winners = columns.map(({ best }, c) => bestText(rows, c, best));
+  const mark = (cell: string, c: number): string => (columns[c]!.best === undefined ? cell : cell + (cell === winners[c] ? "*" : " "));
+  const shown = rows.map((row) => columns.map((_, c) => mark(text(row[c] ?? ""), c)));
+  const heads = columns.map(({ title, best }) => title + (best === undefined ? "" : " "));
   const widths = heads.map((head, c) => Math.max(head.length, ...shown.map((row) => row[c]!.length)));
   const line = (cells: readonly string[]): string =>
     cells.map((cell, c) => (columns[c]!.align === "right" ? cell.padStart(widths[c]!) : cell.padEnd(widths[c]!))).join("  ").trimEnd();
