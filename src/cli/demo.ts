@@ -47,7 +47,7 @@ async function bundledRecipe(): ReturnType<typeof readRecipe> {
 
 /** A folder that holds nothing but an earlier run may be written anew. */
 async function makeRoom(out: string): Promise<void> {
-  const names = await readdir(out).catch(() => []);
+  const names = await readdir(out).catch(() => [] as string[]);
   const known: readonly string[] = Object.values(outputs);
   const isRun = known.some((name) => names.includes(name)) && names.every((name) => known.includes(name));
   if (!isRun) await refuseFilled(out, false, "Choose another folder with --out.");
