@@ -96,7 +96,11 @@ describe.each(["bf16", "f16"] as const)("%s", (dtype) => {
     const infinite = ((1 << format.exponentBits) - 1) << format.fractionBits;
     const halves = Array.from({ length: 65536 }, (_, i) => i).filter((half) => (half & 0x7fff) <= infinite);
     const wide = fromBits(halves.map((half) => widened(half, format)));
-    for (const machine of present) expect([...narrow(machine, dtype, wide)].filter((half, i) => half !== halves[i]), machine.label).toEqual([]);
+    for (const machine of present)
+      expect(
+        [...narrow(machine, dtype, wide)].filter((half, i) => half !== halves[i]),
+        machine.label,
+      ).toEqual([]);
   });
 
   it("rounds every exponent to nearest even: at, just below and just above each boundary", () => {
@@ -108,13 +112,18 @@ describe.each(["bf16", "f16"] as const)("%s", (dtype) => {
       for (let exponent = 0; exponent < 255; exponent++) {
         for (const head of heads) for (const tail of tails) bits.push(sign + exponent * 2 ** 23 + head * 2 ** dropped + tail);
         // subnormal results cut further up: every place that the cut can have
-        for (let place = 0; place < 23; place++) for (const near of [-1, 0, 1]) for (const odd of [0, 1]) bits.push(sign + exponent * 2 ** 23 + Math.max(0, Math.min(2 ** 23 - 1, 2 ** place + near + odd * 2 ** Math.min(22, place + 1))));
+        for (let place = 0; place < 23; place++)
+          for (const near of [-1, 0, 1])
+            for (const odd of [0, 1])
+              bits.push(sign + exponent * 2 ** 23 + Math.max(0, Math.min(2 ** 23 - 1, 2 ** place + near + odd * 2 ** Math.min(22, place + 1))));
       }
     bits.push(0x7f800000, 2 ** 31 + 0x7f800000);
     const expected = bits.map((word) => narrowed(word, format));
     for (const machine of present) {
       const found = narrow(machine, dtype, fromBits(bits));
-      const wrong = bits.flatMap((word, i) => (found[i] === expected[i] ? [] : [`0x${word.toString(16)}: expected 0x${expected[i]!.toString(16)}, found 0x${found[i]!.toString(16)}`]));
+      const wrong = bits.flatMap((word, i) =>
+        found[i] === expected[i] ? [] : [`0x${word.toString(16)}: expected 0x${expected[i]!.toString(16)}, found 0x${found[i]!.toString(16)}`],
+      );
       expect(wrong.slice(0, 4), machine.label).toEqual([]);
     }
   });
@@ -124,8 +133,14 @@ describe.each(["bf16", "f16"] as const)("%s", (dtype) => {
     const infinite = ((1 << format.exponentBits) - 1) << format.fractionBits;
     for (const machine of present) {
       const found = [...narrow(machine, dtype, fromBits(bits))];
-      expect(found.every((half) => (half & 0x7fff) > infinite), machine.label).toBe(true);
-      expect(found.map((half) => half >>> 15), machine.label).toEqual(bits.map((word) => Math.floor(word / 2 ** 31)));
+      expect(
+        found.every((half) => (half & 0x7fff) > infinite),
+        machine.label,
+      ).toBe(true);
+      expect(
+        found.map((half) => half >>> 15),
+        machine.label,
+      ).toEqual(bits.map((word) => Math.floor(word / 2 ** 31)));
     }
   });
 });

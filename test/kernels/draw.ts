@@ -31,7 +31,27 @@ export interface Call {
 export type Entry = (draw: Draw) => Call;
 
 const EDGES = [0, 1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 64, 65, 129, 300];
-const SPECIAL = [0, -0, Infinity, -Infinity, NaN, 1e-42, -1e-42, 2 ** -149, 2 ** -126, -(2 ** -126), 3.4028234663852886e38, -3.4028234663852886e38, 1e20, -1e20, -1e30, 1, -1, 88.8, -103.9];
+const SPECIAL = [
+  0,
+  -0,
+  Infinity,
+  -Infinity,
+  NaN,
+  1e-42,
+  -1e-42,
+  2 ** -149,
+  2 ** -126,
+  -(2 ** -126),
+  3.4028234663852886e38,
+  -3.4028234663852886e38,
+  1e20,
+  -1e20,
+  -1e30,
+  1,
+  -1,
+  88.8,
+  -103.9,
+];
 
 /** A seeded source of sizes, strides and numbers (splitmix32). */
 export class Draw {
@@ -82,7 +102,12 @@ export class Draw {
 
   /** Rows and columns of a row kernel. */
   matrix(): [number, number] {
-    if (this.large) return this.one([[this.integer(150, 300), this.integer(100, 300)], [this.integer(3, 9), this.integer(9000, 12000)], [this.integer(3000, 5000), this.integer(5, 20)]]);
+    if (this.large)
+      return this.one([
+        [this.integer(150, 300), this.integer(100, 300)],
+        [this.integer(3, 9), this.integer(9000, 12000)],
+        [this.integer(3000, 5000), this.integer(5, 20)],
+      ]);
     const cols = this.size();
     return [this.size(cols > 60 ? 17 : 65), cols];
   }
@@ -124,7 +149,8 @@ export class Draw {
 
   output(n: number, allowed: Allowed = "bits", dtype: DType = this.real): Piece {
     const bytes = n * bytesOf(dtype);
-    const values = dtype === "f32" ? new Float32Array(n) : dtype === "f64" ? new Float64Array(n) : dtype === "i32" ? new Int32Array(n) : new Uint16Array(bytes / 2);
+    const values =
+      dtype === "f32" ? new Float32Array(n) : dtype === "f64" ? new Float64Array(n) : dtype === "i32" ? new Int32Array(n) : new Uint16Array(bytes / 2);
     return this.#piece("out", values, dtype, allowed);
   }
 

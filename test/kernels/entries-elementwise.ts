@@ -13,7 +13,14 @@ const tanhInner = (x: number): number => Math.sqrt(2 / Math.PI) * (x + 0.044715 
 
 /** Four extents and strides of an operand walked over them: contiguous, with gaps, transposed or broadcast. */
 export function stridesOver(draw: Draw, extents: readonly number[]): number[] {
-  const order = draw.chance(0.5) ? [0, 1, 2, 3] : draw.one([[0, 1, 3, 2], [3, 2, 1, 0], [0, 2, 1, 3], [2, 0, 3, 1]]);
+  const order = draw.chance(0.5)
+    ? [0, 1, 2, 3]
+    : draw.one([
+        [0, 1, 3, 2],
+        [3, 2, 1, 0],
+        [0, 2, 1, 3],
+        [2, 0, 3, 1],
+      ]);
   const strides = [0, 0, 0, 0];
   let step = draw.one([1, 1, 1, 2, 3]);
   for (const axis of [...order].reverse()) {
@@ -24,7 +31,15 @@ export function stridesOver(draw: Draw, extents: readonly number[]): number[] {
 }
 
 function extents(draw: Draw): [number, number, number, number] {
-  if (draw.large) return draw.one([[1, 1, 211, 307], [2, 3, 100, 120], [70_000, 1, 1, 1], [1, 40, 1, 2000]] as const).slice() as [number, number, number, number];
+  if (draw.large)
+    return draw
+      .one([
+        [1, 1, 211, 307],
+        [2, 3, 100, 120],
+        [70_000, 1, 1, 1],
+        [1, 40, 1, 2000],
+      ] as const)
+      .slice() as [number, number, number, number];
   return draw.one([
     [draw.size(3), draw.size(4), draw.size(5), draw.size(33)],
     [1, 1, draw.size(33), draw.size(129)],
@@ -40,7 +55,10 @@ const binary: Entry = (draw) => {
   const size = shape.reduce((x, y) => x * y, 1);
   // Each is one rounding of an exact result (f64 holds more than twice the bits), so nothing may differ but the sign of a zero maximum.
   const allowed: Allowed = op === BINARY.maximum || op === BINARY.minimum ? () => 0 : "bits";
-  return { kernel: "binary", args: [op, draw.output(size, allowed), draw.input(draw.strided(shape, a, 3)), draw.input(draw.strided(shape, b, 3)), ...shape, ...a, ...b] };
+  return {
+    kernel: "binary",
+    args: [op, draw.output(size, allowed), draw.input(draw.strided(shape, a, 3)), draw.input(draw.strided(shape, b, 3)), ...shape, ...a, ...b],
+  };
 };
 
 const copy: Entry = (draw) => {
@@ -73,7 +91,10 @@ const unaryError: Record<number, (x: number) => number> = {
 const domain = (draw: Draw, op: number, n: number): number[] => {
   const spread = draw.one([0.01, 1, 4, 12, op === UNARY.exp || op === UNARY.sigmoid ? 80 : 5]);
   const positive = !draw.special && (op === UNARY.log || op === UNARY.sqrt || op === UNARY.rsqrt);
-  return draw.numbers(n, spread).map((x) => (positive ? Math.abs(x) + 2 ** -30 : x)).map((x) => draw.rounded(x));
+  return draw
+    .numbers(n, spread)
+    .map((x) => (positive ? Math.abs(x) + 2 ** -30 : x))
+    .map((x) => draw.rounded(x));
 };
 
 const unary: Entry = (draw) => {
@@ -151,7 +172,11 @@ const sum_squares: Entry = (draw) => {
   return { kernel: "sum_squares", args: [draw.output(1, (expected) => n * 2 ** -52 * expected, "f64"), draw.reals(n, 2), n] };
 };
 
-const key = (draw: Draw): [number, number, number] => [draw.integer(-(2 ** 31), 2 ** 31 - 1), draw.integer(-(2 ** 31), 2 ** 31 - 1), draw.integer(-5, 2 ** 31 - 1)];
+const key = (draw: Draw): [number, number, number] => [
+  draw.integer(-(2 ** 31), 2 ** 31 - 1),
+  draw.integer(-(2 ** 31), 2 ** 31 - 1),
+  draw.integer(-5, 2 ** 31 - 1),
+];
 
 const random_uniform: Entry = (draw) => {
   const n = draw.count();
@@ -170,7 +195,15 @@ const dropout: Entry = (draw) => {
 
 const adamw: Entry = (draw) => {
   const n = draw.count();
-  const [lr, beta1, beta2, eps, decay, step, gradScale] = [draw.one([1e-3, 3e-4, 0.1]), 0.9, draw.one([0.999, 0.95]), draw.one([1e-8, 1e-6]), draw.one([0, 0.01]), draw.integer(1, 1000), draw.one([1, 0.37])];
+  const [lr, beta1, beta2, eps, decay, step, gradScale] = [
+    draw.one([1e-3, 3e-4, 0.1]),
+    0.9,
+    draw.one([0.999, 0.95]),
+    draw.one([1e-8, 1e-6]),
+    draw.one([0, 0.01]),
+    draw.integer(1, 1000),
+    draw.one([1, 0.37]),
+  ];
   const [c1, c2] = [1 - beta1 ** step, 1 - beta2 ** step];
   const [w, g, m, v] = [draw.numbers(n), draw.numbers(n), draw.numbers(n, 0.3), draw.numbers(n, 0.3).map((x) => draw.rounded(Math.abs(x)))];
   const size = (i: number): number => Math.abs(m[i]!) + 2 * (1 - beta1) * (Math.abs(g[i]! * gradScale) + Math.abs(m[i]!));
@@ -179,22 +212,41 @@ const adamw: Entry = (draw) => {
   const ofM: Allowed = (_, i) => 5 * U * size(i);
   const ofV: Allowed = (expected) => 7 * U * Math.abs(expected);
   const ofW: Allowed = (_, i) => 4 * U * Math.abs(w[i]!) + ((16 * U * lr) / c1) * (size(i) / root(i));
-  return { kernel: "adamw", args: [draw.inout(w, ofW), draw.input(g), draw.inout(m, ofM), draw.inout(v, ofV), n, lr, beta1, beta2, eps, decay, c1, c2, gradScale] };
+  return {
+    kernel: "adamw",
+    args: [draw.inout(w, ofW), draw.input(g), draw.inout(m, ofM), draw.inout(v, ofV), n, lr, beta1, beta2, eps, decay, c1, c2, gradScale],
+  };
 };
 
-const narrow = (kernel: "f32_to_bf16" | "f32_to_f16"): Entry => (draw) => {
-  const n = draw.count();
-  return { kernel, args: [draw.output(n, "bits", kernel === "f32_to_bf16" ? "bf16" : "f16"), draw.reals(n, draw.one([1e-7, 1, 1e5])), n] };
-};
+const narrow =
+  (kernel: "f32_to_bf16" | "f32_to_f16"): Entry =>
+  (draw) => {
+    const n = draw.count();
+    return { kernel, args: [draw.output(n, "bits", kernel === "f32_to_bf16" ? "bf16" : "f16"), draw.reals(n, draw.one([1e-7, 1, 1e5])), n] };
+  };
 
-const widen = (kernel: "bf16_to_f32" | "f16_to_f32"): Entry => (draw) => {
-  const n = draw.count();
-  const words = Uint16Array.from({ length: n }, () => draw.integer(0, 65535));
-  return { kernel, args: [draw.output(n), draw.halves(words, kernel === "bf16_to_f32" ? "bf16" : "f16"), n] };
-};
+const widen =
+  (kernel: "bf16_to_f32" | "f16_to_f32"): Entry =>
+  (draw) => {
+    const n = draw.count();
+    const words = Uint16Array.from({ length: n }, () => draw.integer(0, 65535));
+    return { kernel, args: [draw.output(n), draw.halves(words, kernel === "bf16_to_f32" ? "bf16" : "f16"), n] };
+  };
 
 export const elementwise = {
-  binary, copy, unary, unary_backward, fill, axpby, swiglu, swiglu_backward, sum_squares, random_uniform, random_normal, dropout, adamw,
+  binary,
+  copy,
+  unary,
+  unary_backward,
+  fill,
+  axpby,
+  swiglu,
+  swiglu_backward,
+  sum_squares,
+  random_uniform,
+  random_normal,
+  dropout,
+  adamw,
   f32_to_bf16: narrow("f32_to_bf16"),
   bf16_to_f32: widen("bf16_to_f32"),
   f32_to_f16: narrow("f32_to_f16"),

@@ -19,13 +19,15 @@ const extent = (rows: number, cols: number, [row, col]: readonly number[]): numb
 
 function sizes(draw: Draw): [number, number, number, number] {
   if (draw.large)
-    return draw.one([
-      [1, draw.integer(185, 205), draw.integer(500, 530), draw.integer(250, 270)],
-      [1, draw.integer(600, 700), draw.integer(1, 20), draw.integer(250, 600)],
-      [1, 1, draw.integer(900, 2000), draw.integer(200, 600)],
-      [draw.integer(5, 12), draw.integer(60, 70), draw.integer(60, 70), draw.integer(30, 70)],
-      [2, draw.integer(100, 130), draw.integer(100, 130), draw.integer(90, 130)],
-    ] as const).slice() as [number, number, number, number];
+    return draw
+      .one([
+        [1, draw.integer(185, 205), draw.integer(500, 530), draw.integer(250, 270)],
+        [1, draw.integer(600, 700), draw.integer(1, 20), draw.integer(250, 600)],
+        [1, 1, draw.integer(900, 2000), draw.integer(200, 600)],
+        [draw.integer(5, 12), draw.integer(60, 70), draw.integer(60, 70), draw.integer(30, 70)],
+        [2, draw.integer(100, 130), draw.integer(100, 130), draw.integer(90, 130)],
+      ] as const)
+      .slice() as [number, number, number, number];
   const [m, n, k] = [draw.size(), draw.size(), draw.size()];
   return m * n * k > 1e6 ? [1, Math.min(m, 65), n, Math.min(k, 33)] : [draw.one([0, 1, 1, 1, 2, 3]), m, n, k];
 }
@@ -43,15 +45,52 @@ const gemm: Entry = (draw) => {
   const c = draw.strided([batch, m, n], [cBatch, cRow, 1]);
   const bias = draw.chance(0.4) ? draw.numbers(n, 2) : null;
   const size = absolute(c);
-  reference("gemm", batch, m, n, k, Math.abs(alpha), absolute(a), aBatch, aRow, aCol, absolute(b), bBatch, bRow, bCol, Math.abs(beta), size, cBatch, cRow, bias && absolute(bias));
+  reference(
+    "gemm",
+    batch,
+    m,
+    n,
+    k,
+    Math.abs(alpha),
+    absolute(a),
+    aBatch,
+    aRow,
+    aCol,
+    absolute(b),
+    bBatch,
+    bRow,
+    bCol,
+    Math.abs(beta),
+    size,
+    cBatch,
+    cRow,
+    bias && absolute(bias),
+  );
   // k products and sums, alpha, beta and bias; the reference in f64 errs as much as an f64 kernel
   const unit = draw.real === "f32" ? U : 2 ** -52;
   const allowed: Allowed = (_, i) => (k + 3) * unit * size[i]!;
   return {
     kernel: "gemm",
     args: [
-      batch, m, n, k, alpha, draw.input(a), aBatch, aRow, aCol, draw.input(b), bBatch, bRow, bCol,
-      beta, beta === 0 ? draw.output(c.length, allowed) : draw.inout(c, allowed), cBatch, cRow, bias && draw.input(bias), "scratch",
+      batch,
+      m,
+      n,
+      k,
+      alpha,
+      draw.input(a),
+      aBatch,
+      aRow,
+      aCol,
+      draw.input(b),
+      bBatch,
+      bRow,
+      bCol,
+      beta,
+      beta === 0 ? draw.output(c.length, allowed) : draw.inout(c, allowed),
+      cBatch,
+      cRow,
+      bias && draw.input(bias),
+      "scratch",
     ],
   };
 };
@@ -60,9 +99,18 @@ type Strides = [number, number, number];
 
 interface Attention {
   tail: readonly number[];
-  q: number[]; k: number[]; v: number[];
+  q: number[];
+  k: number[];
+  v: number[];
   strides: { q: Strides; k: Strides; v: Strides };
-  batch: number; heads: number; kv: number; tq: number; tk: number; dim: number; scale: number; causal: number;
+  batch: number;
+  heads: number;
+  kv: number;
+  tq: number;
+  tk: number;
+  dim: number;
+  scale: number;
+  causal: number;
 }
 
 function attentionInputs(draw: Draw): Attention {
@@ -71,7 +119,7 @@ function attentionInputs(draw: Draw): Attention {
   const batch = draw.one([1, 1, 2]);
   const dim = draw.large ? draw.one([32, 64, 260]) : draw.one([1, 2, 3, 4, 7, 8, 15, 16, 17, 31, 33, 64, 65]);
   const edges = draw.large ? [63, 95, 97, 130] : [0, 1, 2, 3, 7, 8, 16, 17, 33];
-  const [tq, tk] = draw.chance(0.4) ? [1, 1].fill(draw.one(edges)) as [number, number] : [draw.one(draw.chance(0.3) ? [1] : edges), draw.one(edges)];
+  const [tq, tk] = draw.chance(0.4) ? ([1, 1].fill(draw.one(edges)) as [number, number]) : [draw.one(draw.chance(0.3) ? [1] : edges), draw.one(edges)];
   // tokens side by side as in a fused qkv row, or heads first as in a cache
   const strides = (tokens: number, count: number): Strides => {
     const gap = draw.one([0, 0, 5, 2 * count * dim]);
@@ -81,7 +129,21 @@ function attentionInputs(draw: Draw): Attention {
   const spread = draw.one([1, 3]);
   const walk = (tokens: number, count: number, heads: Strides): number[] => draw.strided([batch, tokens, count, dim], [...heads, 1], spread);
   const [scale, causal] = [1 / Math.sqrt(dim), draw.one([0, 1])];
-  return { q: walk(tq, heads, s.q), k: walk(tk, kv, s.k), v: walk(tk, kv, s.v), strides: s, batch, heads, kv, tq, tk, dim, scale, causal, tail: [batch, heads, kv, tq, tk, dim, scale, causal] };
+  return {
+    q: walk(tq, heads, s.q),
+    k: walk(tk, kv, s.k),
+    v: walk(tk, kv, s.v),
+    strides: s,
+    batch,
+    heads,
+    kv,
+    tq,
+    tk,
+    dim,
+    scale,
+    causal,
+    tail: [batch, heads, kv, tq, tk, dim, scale, causal],
+  };
 }
 
 const forward = (x: Attention, q = x.q, k = x.k, v = x.v): { out: Float64Array; lse: Float64Array } => {
@@ -93,7 +155,10 @@ const forward = (x: Attention, q = x.q, k = x.k, v = x.v): { out: Float64Array; 
 /** The largest Σ|q·k|·scale of a query, which bounds the error of its scores: dim products and sums and the scale. */
 function scoreErrors(x: Attention): Float64Array {
   const errors = new Float64Array(x.batch * x.heads * x.tq);
-  const { q: [qB, qT, qH], k: [kB, kT, kH] } = x.strides;
+  const {
+    q: [qB, qT, qH],
+    k: [kB, kT, kH],
+  } = x.strides;
   for (let at = 0; at < errors.length; at++) {
     const [b, h, i] = [Math.floor(at / x.tq / x.heads), Math.floor(at / x.tq) % x.heads, at % x.tq];
     const g = Math.floor((h * x.kv) / x.heads);
@@ -121,7 +186,18 @@ const attention: Entry = (draw) => {
   const ofLse: Allowed = (expected, i) => errors[i]! + U * (10 + Math.abs(expected));
   return {
     kernel: "attention",
-    args: [draw.output(size.length, ofOut), draw.output(errors.length, ofLse), draw.input(x.q), ...x.strides.q, draw.input(x.k), ...x.strides.k, draw.input(x.v), ...x.strides.v, ...x.tail, "scratch"],
+    args: [
+      draw.output(size.length, ofOut),
+      draw.output(errors.length, ofLse),
+      draw.input(x.q),
+      ...x.strides.q,
+      draw.input(x.k),
+      ...x.strides.k,
+      draw.input(x.v),
+      ...x.strides.v,
+      ...x.tail,
+      "scratch",
+    ],
   };
 };
 
@@ -130,7 +206,11 @@ function gradientErrors(x: Attention, dout: readonly number[], out: readonly num
   const { batch, heads, kv, tq, tk, dim } = x;
   const [dq, dk, dv] = [new Float64Array(batch * tq * heads * dim), new Float64Array(batch * tk * kv * dim), new Float64Array(batch * tk * kv * dim)];
   const errors = scoreErrors(x);
-  const { q: [qB, qT, qH], k: [kB, kT, kH], v: [vB, vT, vH] } = x.strides;
+  const {
+    q: [qB, qT, qH],
+    k: [kB, kT, kH],
+    v: [vB, vT, vH],
+  } = x.strides;
   for (let i = 0; i < dq.length; i += dim) {
     const at = queryOf(x, i);
     const [b, h, t] = [Math.floor(at / tq / heads), Math.floor(at / tq) % heads, at % tq];
@@ -167,7 +247,20 @@ const attention_backward: Entry = (draw) => {
   const outputs = [errors.dq, errors.dk, errors.dv].map((error) => draw.output(error.length, (_, i) => error[i]!));
   return {
     kernel: "attention_backward",
-    args: [...outputs, draw.input(dout), draw.input(stored), draw.input(storedLse), draw.input(x.q), ...x.strides.q, draw.input(x.k), ...x.strides.k, draw.input(x.v), ...x.strides.v, ...x.tail, "scratch"],
+    args: [
+      ...outputs,
+      draw.input(dout),
+      draw.input(stored),
+      draw.input(storedLse),
+      draw.input(x.q),
+      ...x.strides.q,
+      draw.input(x.k),
+      ...x.strides.k,
+      draw.input(x.v),
+      ...x.strides.v,
+      ...x.tail,
+      "scratch",
+    ],
   };
 };
 

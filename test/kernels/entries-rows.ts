@@ -7,7 +7,15 @@ const reference = (name: KernelName, ...args: unknown[]): void => (referenceKern
 const absolute = (values: ArrayLike<number>): Float64Array => Float64Array.from(values, Math.abs);
 
 function threeAxes(draw: Draw): [number, number, number] {
-  if (draw.large) return draw.one([[1, 30_000, 1], [1000, 60, 1], [1, 300, 400], [3, 100, 129]] as const).slice() as [number, number, number];
+  if (draw.large)
+    return draw
+      .one([
+        [1, 30_000, 1],
+        [1000, 60, 1],
+        [1, 300, 400],
+        [3, 100, 129],
+      ] as const)
+      .slice() as [number, number, number];
   return [draw.size(17), draw.size(draw.chance(0.2) ? 300 : 65), draw.one([1, 1, draw.size(65)])];
 }
 
@@ -17,7 +25,10 @@ const reduce_sum: Entry = (draw) => {
   const size = new Float64Array(outer * inner);
   reference("reduce_sum", size, absolute(x), outer, count, inner);
   // kept in f64 and rounded once
-  return { kernel: "reduce_sum", args: [draw.output(outer * inner, (expected, i) => U * Math.abs(expected) + count * 2 ** -52 * size[i]!), draw.input(x), outer, count, inner] };
+  return {
+    kernel: "reduce_sum",
+    args: [draw.output(outer * inner, (expected, i) => U * Math.abs(expected) + count * 2 ** -52 * size[i]!), draw.input(x), outer, count, inner],
+  };
 };
 
 const reduce_max: Entry = (draw) => {
@@ -45,7 +56,9 @@ const softmax_backward: Entry = (draw) => {
   const [y, g] = [new Float64Array(rows * cols), draw.numbers(rows * cols, 2)];
   reference("softmax", y, Float64Array.from(draw.numbers(rows * cols, 3)), rows, cols);
   const stored = Array.from(y, (value) => draw.rounded(value));
-  const dots = new Float64Array(rows).map((_, r) => stored.slice(r * cols, (r + 1) * cols).reduce((sum, value, c) => sum + Math.abs(value * g[r * cols + c]!), 0));
+  const dots = new Float64Array(rows).map((_, r) =>
+    stored.slice(r * cols, (r + 1) * cols).reduce((sum, value, c) => sum + Math.abs(value * g[r * cols + c]!), 0),
+  );
   // products rounded once each, their sum once; a difference and a product
   const allowed: Allowed = (_, i) => 4 * U * stored[i]! * (Math.abs(g[i]!) + dots[Math.floor(i / cols)]!);
   return { kernel: "softmax_backward", args: [draw.output(rows * cols, allowed), draw.input(stored), draw.input(g), rows, cols] };
@@ -73,7 +86,17 @@ const layer_norm: Entry = (draw) => {
   const ofRstd: Allowed = (expected, r) => (2 * U + 1e-9) * expected + (mean[r]! * 2 ** -50) ** 2 * expected ** 3;
   return {
     kernel: "layer_norm",
-    args: [draw.output(rows * cols, ofY), draw.output(rows, ofMean), draw.output(rows, ofRstd), draw.input(x), draw.input(w), biased ? draw.input(b) : null, rows, cols, eps],
+    args: [
+      draw.output(rows * cols, ofY),
+      draw.output(rows, ofMean),
+      draw.output(rows, ofRstd),
+      draw.input(x),
+      draw.input(w),
+      biased ? draw.input(b) : null,
+      rows,
+      cols,
+      eps,
+    ],
   };
 };
 
@@ -107,14 +130,36 @@ const layer_norm_backward: Entry = (draw) => {
   const db = wantedBias ? draw.output(cols, (_, c) => 2 * U * size.db[c]!) : null;
   return {
     kernel: "layer_norm_backward",
-    args: [draw.output(rows * cols, (_, i) => 8 * U * size.dx[i]!), dw, db, draw.input(g), draw.input(x), draw.input(mean), draw.input(rstd), draw.input(w), rows, cols],
+    args: [
+      draw.output(rows * cols, (_, i) => 8 * U * size.dx[i]!),
+      dw,
+      db,
+      draw.input(g),
+      draw.input(x),
+      draw.input(mean),
+      draw.input(rstd),
+      draw.input(w),
+      rows,
+      cols,
+    ],
   };
 };
 
 const rms_norm: Entry = (draw) => {
   const [rows, cols] = draw.matrix();
   const relative: Allowed = (expected) => 4 * U * Math.abs(expected);
-  return { kernel: "rms_norm", args: [draw.output(rows * cols, relative), draw.output(rows, relative), draw.input(normInputs(draw, rows, cols)), draw.reals(cols, 2), rows, cols, draw.one([1e-5, 1e-6])] };
+  return {
+    kernel: "rms_norm",
+    args: [
+      draw.output(rows * cols, relative),
+      draw.output(rows, relative),
+      draw.input(normInputs(draw, rows, cols)),
+      draw.reals(cols, 2),
+      rows,
+      cols,
+      draw.one([1e-5, 1e-6]),
+    ],
+  };
 };
 
 const rms_norm_backward: Entry = (draw) => {
@@ -125,7 +170,10 @@ const rms_norm_backward: Entry = (draw) => {
   const rstd = Array.from(rstds, (value) => draw.rounded(value));
   const size = normTerms(g, x, null, rstd, w, rows, cols);
   const dw = draw.chance(0.7) ? draw.output(cols, (_, c) => 4 * U * size.dw[c]!) : null;
-  return { kernel: "rms_norm_backward", args: [draw.output(rows * cols, (_, i) => 8 * U * size.dx[i]!), dw, draw.input(g), draw.input(x), draw.input(rstd), draw.input(w), rows, cols] };
+  return {
+    kernel: "rms_norm_backward",
+    args: [draw.output(rows * cols, (_, i) => 8 * U * size.dx[i]!), dw, draw.input(g), draw.input(x), draw.input(rstd), draw.input(w), rows, cols],
+  };
 };
 
 const rotary: Entry = (draw) => {
@@ -140,7 +188,21 @@ const rotary: Entry = (draw) => {
     const at = Math.floor(i / (heads * dim)) * xRow + (Math.floor(i / dim) % heads) * dim + (i % (dim / 2));
     return Math.abs(x[at]!) + Math.abs(x[at + dim / 2]!);
   };
-  return { kernel: "rotary", args: [draw.output(rows * heads * dim, (_, i) => 2 * U * size(i)), draw.input(x), draw.input(cos), draw.input(sin), rows, seq, heads, dim, xRow, draw.one([0, 1])] };
+  return {
+    kernel: "rotary",
+    args: [
+      draw.output(rows * heads * dim, (_, i) => 2 * U * size(i)),
+      draw.input(x),
+      draw.input(cos),
+      draw.input(sin),
+      rows,
+      seq,
+      heads,
+      dim,
+      xRow,
+      draw.one([0, 1]),
+    ],
+  };
 };
 
 function lookup(draw: Draw): [number, number, number, number[]] {
@@ -160,7 +222,10 @@ const scatter_add_rows: Entry = (draw) => {
   reference("scatter_add_rows", size, absolute(g), ids, n, dim);
   const count = (row: number): number => ids.filter((id) => id === row).length;
   // one addition for each time that the row comes up
-  return { kernel: "scatter_add_rows", args: [draw.inout(table, (_, i) => count(Math.floor(i / dim)) * U * size[i]!), draw.input(g), draw.integers(ids), n, dim, rows] };
+  return {
+    kernel: "scatter_add_rows",
+    args: [draw.inout(table, (_, i) => count(Math.floor(i / dim)) * U * size[i]!), draw.input(g), draw.integers(ids), n, dim, rows],
+  };
 };
 
 function targets(draw: Draw, rows: number, cols: number): number[] {
@@ -202,5 +267,17 @@ const cross_entropy_backward: Entry = (draw) => {
 };
 
 export const rows = {
-  reduce_sum, reduce_max, softmax, softmax_backward, layer_norm, layer_norm_backward, rms_norm, rms_norm_backward, rotary, gather_rows, scatter_add_rows, cross_entropy, cross_entropy_backward,
+  reduce_sum,
+  reduce_max,
+  softmax,
+  softmax_backward,
+  layer_norm,
+  layer_norm_backward,
+  rms_norm,
+  rms_norm_backward,
+  rotary,
+  gather_rows,
+  scatter_add_rows,
+  cross_entropy,
+  cross_entropy_backward,
 };

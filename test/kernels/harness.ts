@@ -47,8 +47,10 @@ export function runOn(machine: Machine, call: Call): Results {
   const before = new Map(
     piecesOf(call).map((piece) => {
       const bytes = bytesAt(piece).fill(GUARD_BYTE);
-      if (piece.role !== "out") viewOf(piece.dtype, bytes.buffer, bytes.byteOffset + places.get(piece)!.offset * bytesOf(piece.dtype), piece.values.length).set(piece.values as never);
-      else if (isReal(piece)) viewOf(piece.dtype, bytes.buffer, bytes.byteOffset + places.get(piece)!.offset * bytesOf(piece.dtype), piece.values.length).fill(NaN as never);
+      if (piece.role !== "out")
+        viewOf(piece.dtype, bytes.buffer, bytes.byteOffset + places.get(piece)!.offset * bytesOf(piece.dtype), piece.values.length).set(piece.values as never);
+      else if (isReal(piece))
+        viewOf(piece.dtype, bytes.buffer, bytes.byteOffset + places.get(piece)!.offset * bytesOf(piece.dtype), piece.values.length).fill(NaN as never);
       return [piece, bytes.slice()];
     }),
   );

@@ -38,7 +38,9 @@ function machineOn(label: string, backend: Backend): Machine {
   };
 }
 
-const libraryPath = fileURLToPath(new URL(`../../dist/kernels/strut-${process.platform}-${process.arch}.${process.platform === "darwin" ? "dylib" : "so"}`, import.meta.url));
+const libraryPath = fileURLToPath(
+  new URL(`../../dist/kernels/strut-${process.platform}-${process.arch}.${process.platform === "darwin" ? "dylib" : "so"}`, import.meta.url),
+);
 
 /** Every compiled backend this machine can run, and a line for each that it cannot. */
 export async function machines(): Promise<{ present: Machine[]; missing: string[] }> {

@@ -29,7 +29,19 @@ function complaints(calls: readonly Call[]): string {
 }
 
 /** Kernels whose arithmetic in f32 and in f64 goes the same way through infinities, NaN, subnormal and huge numbers. */
-const everywhere: KernelName[] = ["binary", "copy", "unary", "fill", "reduce_max", "gather_rows", "f32_to_bf16", "f32_to_f16", "bf16_to_f32", "f16_to_f32", "dropout"];
+const everywhere: KernelName[] = [
+  "binary",
+  "copy",
+  "unary",
+  "fill",
+  "reduce_max",
+  "gather_rows",
+  "f32_to_bf16",
+  "f32_to_f16",
+  "bf16_to_f32",
+  "f16_to_f32",
+  "dropout",
+];
 
 describe("special values", () => {
   it.each(everywhere)("%s treats ±0, ±∞, NaN, subnormal and huge numbers as the reference does", (name) => {
@@ -37,7 +49,31 @@ describe("special values", () => {
   });
 
   it.each(Object.entries(UNARY))("unary %s and its derivative have the values of the reference at every special number", (_, op) => {
-    const specials = [0, -0, Infinity, -Infinity, NaN, 1e-42, -1e-42, 2 ** -149, 2 ** -126, 3.4e38, -3.4e38, 1e20, -1e20, 1e10, -1e10, -1e30, 88.8, 89.1, -87.5, -103.9, -104.5, 20.5, -20.5].map(Math.fround);
+    const specials = [
+      0,
+      -0,
+      Infinity,
+      -Infinity,
+      NaN,
+      1e-42,
+      -1e-42,
+      2 ** -149,
+      2 ** -126,
+      3.4e38,
+      -3.4e38,
+      1e20,
+      -1e20,
+      1e10,
+      -1e10,
+      -1e30,
+      88.8,
+      89.1,
+      -87.5,
+      -103.9,
+      -104.5,
+      20.5,
+      -20.5,
+    ].map(Math.fround);
     const calls: Call[] = [];
     for (const x of specials) {
       // seventeen copies, so that vectors and what is left over both meet them
@@ -90,7 +126,10 @@ describe("special values", () => {
       const [x, size] = [draw.input(wide.flat()), rows.length * cols];
       calls.push({ kernel: "softmax", args: [draw.output(size, (expected) => Math.abs(expected) * 2 ** -19), x, rows.length, cols] });
       for (let target = 0; target < 5; target++)
-        calls.push({ kernel: "cross_entropy", args: [draw.output(rows.length, allowed), draw.output(rows.length, allowed), x, draw.integers(rows.map(() => target)), rows.length, cols] });
+        calls.push({
+          kernel: "cross_entropy",
+          args: [draw.output(rows.length, allowed), draw.output(rows.length, allowed), x, draw.integers(rows.map(() => target)), rows.length, cols],
+        });
     }
     expect(complaints(calls)).toBe("");
   });
@@ -100,7 +139,10 @@ describe("special values", () => {
       for (const logit of [0, 5, -1e30, 3e38]) {
         const draw = new Draw(1);
         const losses = draw.output(1);
-        const call: Call = { kernel: "cross_entropy", args: [losses, draw.output(1), draw.input(new Array<number>(37).fill(logit)), draw.integers([11]), 1, 37] };
+        const call: Call = {
+          kernel: "cross_entropy",
+          args: [losses, draw.output(1), draw.input(new Array<number>(37).fill(logit)), draw.integers([11]), 1, 37],
+        };
         expect(runOn(machine, call).get(losses)![0], `${machine.label}, logits ${logit}`).toBeCloseTo(Math.log(37), 5);
       }
   });
@@ -119,7 +161,13 @@ describe("special values", () => {
 
   it("a product carries NaN and ∞ to the rows and columns they belong to and no further", () => {
     const calls: Call[] = [];
-    for (const [m, n, k] of [[1, 1, 1], [5, 17, 9], [13, 33, 40], [130, 130, 130], [3, 200, 300]] as const)
+    for (const [m, n, k] of [
+      [1, 1, 1],
+      [5, 17, 9],
+      [13, 33, 40],
+      [130, 130, 130],
+      [3, 200, 300],
+    ] as const)
       for (const special of [NaN, Infinity, -Infinity])
         for (const turned of [false, true]) {
           const draw = new Draw(m + n + k);
@@ -128,7 +176,25 @@ describe("special values", () => {
           b[draw.integer(0, k * n - 1)] = special;
           calls.push({
             kernel: "gemm",
-            args: [1, m, n, k, 1, draw.input(a), 0, ...(turned ? ([1, m] as const) : ([k, 1] as const)), draw.input(b), 0, ...(turned ? ([1, k] as const) : ([n, 1] as const)), 0, draw.output(m * n, () => 1e-4), m * n, n, null, "scratch"],
+            args: [
+              1,
+              m,
+              n,
+              k,
+              1,
+              draw.input(a),
+              0,
+              ...(turned ? ([1, m] as const) : ([k, 1] as const)),
+              draw.input(b),
+              0,
+              ...(turned ? ([1, k] as const) : ([n, 1] as const)),
+              0,
+              draw.output(m * n, () => 1e-4),
+              m * n,
+              n,
+              null,
+              "scratch",
+            ],
           });
         }
     expect(complaints(calls)).toBe("");

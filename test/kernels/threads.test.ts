@@ -29,16 +29,23 @@ describe("gemm in f64", () => {
 });
 
 describe("many threads", () => {
-  it.each(["gemm", "attention", "attention_backward", "sum_squares", "layer_norm_backward"] as const)("%s gives the same bits with 1, 3 and 32 threads, whose scratch is smaller", (name) => {
-    const calls = Array.from({ length: 3 }, (_, i) => entries[name](new Draw(i * 131 + 17, { large: true })));
-    useThreads(1);
-    const alone = calls.map((call) => native.map((machine) => runOn(machine, call)));
-    for (const threads of [3, 32]) {
-      useThreads(threads);
-      calls.forEach((call, i) => native.forEach((machine, j) => expect(difference(call, alone[i]![j]!, runOn(machine, call)), `${machine.label}, ${threads} threads: ${describeCall(call)}`).toBeUndefined()));
-    }
-    useThreads(1);
-  });
+  it.each(["gemm", "attention", "attention_backward", "sum_squares", "layer_norm_backward"] as const)(
+    "%s gives the same bits with 1, 3 and 32 threads, whose scratch is smaller",
+    (name) => {
+      const calls = Array.from({ length: 3 }, (_, i) => entries[name](new Draw(i * 131 + 17, { large: true })));
+      useThreads(1);
+      const alone = calls.map((call) => native.map((machine) => runOn(machine, call)));
+      for (const threads of [3, 32]) {
+        useThreads(threads);
+        calls.forEach((call, i) =>
+          native.forEach((machine, j) =>
+            expect(difference(call, alone[i]![j]!, runOn(machine, call)), `${machine.label}, ${threads} threads: ${describeCall(call)}`).toBeUndefined(),
+          ),
+        );
+      }
+      useThreads(1);
+    },
+  );
 
   it("run every task of every job once, however few or many tasks follow each other", () => {
     // ten thousand pairs of jobs, of 2 and of 40 tasks: a late thread of the first must not take a task of the second
@@ -52,7 +59,7 @@ describe("many threads", () => {
       const [x, y, rows, ids] = [memory(few, "f32"), memory(many * dim, "f32"), memory(table.length, "f32"), memory(many, "i32")];
       new Float32Array(rows.block.buffer!).set(table);
       const [filled, looked] = [new Float32Array(x.block.buffer!), new Float32Array(y.block.buffer!)];
-      useThreads(2);
+      useThreads(8);
       let wrong = 0;
       for (let turn = 1; turn <= 10_000; turn++) {
         machine.backend.kernels.fill(x, turn, few);
@@ -81,7 +88,11 @@ describe("order", () => {
   it("uniform, normal and dropout give the same bits on every backend", () => {
     const draw = new Draw(5);
     const n = 100_003;
-    const calls: Call[] = [[1, 2, 3], [-1, 2 ** 31 - 1, 0], [-(2 ** 31), 77, 123_456]].flatMap((key) => [
+    const calls: Call[] = [
+      [1, 2, 3],
+      [-1, 2 ** 31 - 1, 0],
+      [-(2 ** 31), 77, 123_456],
+    ].flatMap((key) => [
       { kernel: "random_uniform", args: [draw.output(n), n, -0.3, 1.7, ...key] },
       { kernel: "random_normal", args: [draw.output(n), n, 0.1, 2.5, ...key] },
       { kernel: "dropout", args: [draw.output(n), draw.reals(n), n, 0.37, ...key] },
