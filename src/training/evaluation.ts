@@ -1,7 +1,7 @@
 import { evaluate } from "../models/evaluate.ts";
 import type { Model } from "../models/model.ts";
 import type { Batch } from "../nn/contracts.ts";
-import { noGrad, scope } from "../tensor/index.ts";
+import { free, noGrad, scope } from "../tensor/index.ts";
 import { languageModelLoss, scoredTokens } from "./loss.ts";
 import { areBatches, type EvaluationOptions } from "./options.ts";
 import { Pulse } from "./pulse.ts";
@@ -33,6 +33,7 @@ async function meanLoss(model: Model, batches: readonly Batch[], signal?: AbortS
     if (scored === 0) continue;
     const loss = noGrad(() => scope(() => languageModelLoss(model, batch)));
     sum += scored * (await loss.item());
+    free(loss);
     tokens += scored;
   }
   return { loss: tokens === 0 ? NaN : sum / tokens, tokens };

@@ -1,7 +1,7 @@
 import { z } from "zod";
 import { adapt, adapter } from "../../src/adapters/index.ts";
 import type { Model } from "../../src/models/index.ts";
-import type { Params, Regime, State, Training } from "../../src/nn/contracts.ts";
+import type { Params, Regime, State, Training, View } from "../../src/nn/contracts.ts";
 import { lowRank } from "../../src/operators/index.ts";
 import { abs, add, dropout, mean, mul, scale, square, zeros, type Parameter, type Tensor } from "../../src/tensor/index.ts";
 
@@ -62,9 +62,13 @@ function busyRegime(log: string[]): Regime<Probe> {
       const { params } = at(t, "layers.0.mlp.down_proj");
       say(t, `afterStep, gradient ${t.gradient(params.B as Parameter) ? "there" : "gone"}`);
       const view = at(t, "layers.1.self_attn.q_proj");
-      if (t.step === 1) view.resize("A", 0, Int32Array.of(2, 0), "gather"), view.resize("B", 1, Int32Array.of(2, 0), "gather");
-      if (t.step === 3) view.resize("A", 0, Int32Array.of(0, 1, -1), "gather", 0.5), view.resize("B", 1, Int32Array.of(0, 1, -1), "zero");
-      if (t.step === 5) at(t, "layers.0.self_attn.v_proj").resize("A", 0, new Int32Array(0), "reset"), at(t, "layers.0.self_attn.v_proj").resize("B", 1, new Int32Array(0), "reset");
+      const ranks = (of: View<Probe>, index: number[], A: "gather" | "reset", B: "gather" | "zero" | "reset"): void => {
+        of.resize("A", 0, Int32Array.from(index), A, 0.5);
+        of.resize("B", 1, Int32Array.from(index), B);
+      };
+      if (t.step === 1) ranks(view, [2, 0], "gather", "gather");
+      if (t.step === 3) ranks(view, [0, 1, -1], "gather", "zero");
+      if (t.step === 5) ranks(at(t, "layers.0.self_attn.v_proj"), [], "reset", "reset");
       if (t.step === 2) at(t, "layers.0.self_attn.o_proj").mask("A", Uint8Array.of(0, 1, 0));
       if (t.step === 6) at(t, "layers.0.self_attn.o_proj").mask("A", null);
       if (t.step === 7) t.trainable(params.B as Parameter, false, "drop");
