@@ -5,7 +5,7 @@
 #include "product.h"
 #include "vmath.h"
 
-enum { QUERIES = 96, KEYS = 64, COPIED_DIM = 256 };
+enum { QUERIES = 48, KEYS = 128, COPIED_DIM = 256 };
 
 /* c = alpha·A·B + beta·c, with rows and columns as in Product. */
 #define PRODUCT_OF(m, n, k, alpha, beta, a, aRow, aCol, b, bRow, bCol, c, cRow) \
@@ -44,15 +44,6 @@ static void scale_row(float *x, float by, int32_t n) {
   int32_t i = 0;
   for (; i + W <= n; i += W) store(x + i, load(x + i) * by);
   for (; i < n; i++) x[i] *= by;
-}
-
-static float largest(const float *x, int32_t n, float top) {
-  vf best = splat(top);
-  int32_t i = 0;
-  for (; i + W <= n; i += W) best = vmax(load(x + i), best);
-  if (i) top = lanes_max(best);
-  for (; i < n; i++) top = x[i] > top ? x[i] : top;
-  return top;
 }
 
 /* s = exp(s − top) for the n keys seen and 0 up to the width of the block; returns the sum. Rows have room for whole vectors. */

@@ -4,75 +4,69 @@ enum { CHUNK = 1 << 15 };
 
 typedef struct {
   int32_t n;
-  float *wide;
-  uint16_t *narrow;
+  float *full;
+  uint16_t *half;
 } Job;
 
-static void run(float *wide, uint16_t *narrow, int32_t n, Body *body) {
-  Job job = {n, wide, narrow};
+static void run(float *full, uint16_t *half, int32_t n, Body *body) {
+  Job job = {n, full, half};
   parallel(chunks(n, CHUNK), 0.3 * n, body, &job);
 }
 
-INLINE uint32_t bits_of(float x) {
-  uint32_t bits;
-  memcpy(&bits, &x, sizeof bits);
-  return bits;
-}
-INLINE float float_of(uint32_t bits) {
-  float x;
-  memcpy(&x, &bits, sizeof x);
-  return x;
+typedef uint32_t vu __attribute__((vector_size(W * 4)));
+typedef uint16_t vs __attribute__((vector_size(W * 2)));
+
+INLINE vu choose(vi mask, vu yes, vu no) { return ((vu)mask & yes) | (~(vu)mask & no); }
+
+INLINE vu to_bf16(vu bits) {
+  vu rounded = (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
+  return choose((vi)((bits & 0x7fffffff) > 0x7f800000), bits >> 16 | 0x40, rounded);
 }
 
-INLINE uint16_t to_bf16(float x) {
-  uint32_t bits = bits_of(x);
-  uint32_t rounded = (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
-  return (uint16_t)((bits & 0x7fffffff) > 0x7f800000 ? bits >> 16 | 0x40 : rounded);
-}
+INLINE vu from_bf16(vu half) { return half << 16; }
 
 /* Adding a power of two that leaves exactly the wanted bits makes the float unit round a subnormal half to even. */
-INLINE uint16_t to_f16(float x) {
-  uint32_t bits = bits_of(x), sign = bits >> 16 & 0x8000, magnitude = bits & 0x7fffffff;
-  uint32_t normal = (magnitude - (112u << 23) + 0xfff + (magnitude >> 13 & 1)) >> 13;
-  uint32_t subnormal = bits_of(float_of(magnitude) + 0.5f) - bits_of(0.5f);
-  uint32_t nan = 0x7e00 | (magnitude >> 13 & 0x3ff);
-  uint32_t half = magnitude < 113u << 23 ? subnormal : magnitude >= 143u << 23 ? 0x7c00 : normal;
-  return (uint16_t)(sign | (magnitude > 0x7f800000 ? nan : half));
+INLINE vu to_f16(vu bits) {
+  vu sign = bits >> 16 & 0x8000, magnitude = bits & 0x7fffffff;
+  vu normal = (magnitude - (112u << 23) + 0xfff + (magnitude >> 13 & 1)) >> 13;
+  vu subnormal = (vu)((vf)magnitude + 0.5f) - 0x3f000000;
+  vu half = choose((vi)(magnitude < 113u << 23), subnormal, choose((vi)(magnitude >= 143u << 23), (vu){0} + 0x7c00, normal));
+  return sign | choose((vi)(magnitude > 0x7f800000), 0x7e00 | (magnitude >> 13 & 0x3ff), half);
 }
 
-INLINE float from_f16(uint16_t half) {
-  uint32_t sign = (uint32_t)(half & 0x8000) << 16, magnitude = half & 0x7fff;
-  uint32_t normal = (magnitude << 13) + (112u << 23);
-  uint32_t special = magnitude << 13 | 0x7f800000 | (magnitude > 0x7c00 ? 0x400000 : 0);
-  float subnormal = (float)(int32_t)magnitude * 0x1p-24f;
-  uint32_t bits = magnitude >= 0x7c00 ? special : magnitude < 0x400 ? bits_of(subnormal) : normal;
-  return float_of(sign | bits);
+INLINE vu from_f16(vu half) {
+  vu sign = (half & 0x8000) << 16, magnitude = half & 0x7fff;
+  vu normal = (magnitude << 13) + (112u << 23);
+  vu quiet = (vu)(magnitude > 0x7c00) & 0x400000, special = magnitude << 13 | 0x7f800000 | quiet;
+  vu subnormal = (vu)(__builtin_convertvector((vi)magnitude, vf) * 0x1p-24f);
+  return sign | choose((vi)(magnitude >= 0x7c00), special, choose((vi)(magnitude < 0x400), subnormal, normal));
 }
 
-#define FOR_PART(i, task, job) for (int32_t i = task * CHUNK, end_ = i + least(CHUNK, job->n - i); i < end_; i++)
-
-static void f32_to_bf16_part(int32_t task, int32_t slot, const void *data) {
-  (void)slot;
-  const Job *job = data;
-  FOR_PART(i, task, job) job->narrow[i] = to_bf16(job->wide[i]);
-}
-static void bf16_to_f32_part(int32_t task, int32_t slot, const void *data) {
-  (void)slot;
-  const Job *job = data;
-  FOR_PART(i, task, job) job->wide[i] = float_of((uint32_t)job->narrow[i] << 16);
-}
-static void f32_to_f16_part(int32_t task, int32_t slot, const void *data) {
-  (void)slot;
-  const Job *job = data;
-  FOR_PART(i, task, job) job->narrow[i] = to_f16(job->wide[i]);
-}
-static void f16_to_f32_part(int32_t task, int32_t slot, const void *data) {
-  (void)slot;
-  const Job *job = data;
-  FOR_PART(i, task, job) job->wide[i] = from_f16(job->narrow[i]);
+INLINE void narrow(uint16_t *y, const float *x, int32_t lanes, vu f(vu)) {
+  vs half = __builtin_convertvector(f((vu)load_part(x, lanes)), vs);
+  memcpy(y, &half, (size_t)lanes * sizeof *y);
 }
 
-void K(f32_to_bf16)(uint16_t *y, float *x, int32_t n) { run(x, y, n, f32_to_bf16_part); }
-void K(bf16_to_f32)(float *y, uint16_t *x, int32_t n) { run(y, x, n, bf16_to_f32_part); }
-void K(f32_to_f16)(uint16_t *y, float *x, int32_t n) { run(x, y, n, f32_to_f16_part); }
-void K(f16_to_f32)(float *y, uint16_t *x, int32_t n) { run(y, x, n, f16_to_f32_part); }
+INLINE void widen(float *y, const uint16_t *x, int32_t lanes, vu f(vu)) {
+  vs half = {0};
+  memcpy(&half, x, (size_t)lanes * sizeof *x);
+  store_part(y, (vf)f(__builtin_convertvector(half, vu)), lanes);
+}
+
+#define CONVERSION(name, way, to, from)                                                      \
+  static void name##_part(int32_t task, int32_t slot, const void *data) {                    \
+    (void)slot;                                                                              \
+    const Job *job = data;                                                                   \
+    int32_t i = task * CHUNK, end = i + least(CHUNK, job->n - i);                            \
+    for (; i + W <= end; i += W) way(job->to + i, job->from + i, W, name);                   \
+    if (i < end) way(job->to + i, job->from + i, end - i, name);                             \
+  }
+CONVERSION(to_bf16, narrow, half, full)
+CONVERSION(from_bf16, widen, full, half)
+CONVERSION(to_f16, narrow, half, full)
+CONVERSION(from_f16, widen, full, half)
+
+void K(f32_to_bf16)(uint16_t *y, float *x, int32_t n) { run(x, y, n, to_bf16_part); }
+void K(bf16_to_f32)(float *y, uint16_t *x, int32_t n) { run(y, x, n, from_bf16_part); }
+void K(f32_to_f16)(uint16_t *y, float *x, int32_t n) { run(x, y, n, to_f16_part); }
+void K(f16_to_f32)(float *y, uint16_t *x, int32_t n) { run(y, x, n, from_f16_part); }

@@ -11,15 +11,6 @@ typedef struct {
 
 #define FOR_ROWS(r, task, job) for (int32_t r = task * ROWS; r < least(job->rows, (task + 1) * ROWS); r++)
 
-static float row_max(const float *x, int32_t n) {
-  vf best = splat(-INFINITY);
-  int32_t i = 0;
-  for (; i + W <= n; i += W) best = vmax(load(x + i), best);
-  float top = lanes_max(best);
-  for (; i < n; i++) top = x[i] > top ? x[i] : top;
-  return top;
-}
-
 /* Σ exp(x − top); the exponentials are kept in y unless it is null. */
 INLINE double sum_exp(float *y, const float *x, float top, int32_t n) {
   Sum sum = {0};
@@ -44,7 +35,7 @@ static void softmax_rows(int32_t task, int32_t slot, const void *data) {
   FOR_ROWS(r, task, job) {
     float *y = job->out + (ptrdiff_t)r * n;
     const float *x = job->a + (ptrdiff_t)r * n;
-    float scale = (float)(1.0 / sum_exp(y, x, row_max(x, n), n));
+    float scale = (float)(1.0 / sum_exp(y, x, largest(x, n, -INFINITY), n));
     int32_t i = 0;
     for (; i + W <= n; i += W) store(y + i, load(y + i) * scale);
     for (; i < n; i++) y[i] *= scale;
@@ -84,7 +75,7 @@ static void loss_rows(int32_t task, int32_t slot, const void *data) {
   const Job *job = data;
   FOR_ROWS(r, task, job) {
     const float *x = job->a + (ptrdiff_t)r * job->cols;
-    double top = row_max(x, job->cols), logSum = log(sum_exp(NULL, x, (float)top, job->cols));
+    double top = largest(x, job->cols, -INFINITY), logSum = log(sum_exp(NULL, x, (float)top, job->cols));
     int32_t target = job->targets[r];
     job->out[r] = target < 0 ? 0.f : (float)(logSum + (top - x[target]));
     job->b[r] = (float)(top + logSum);

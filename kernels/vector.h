@@ -3,7 +3,7 @@
 
 #include "strut.h"
 
-#if defined(__AVX512F__) || defined(__AVX2__)
+#if defined(__x86_64__)
 #include <immintrin.h>
 #elif defined(__ARM_NEON)
 #include <arm_neon.h>
@@ -41,7 +41,19 @@ INLINE void store_part(float *p, vf v, int32_t n) { memcpy(p, &v, (size_t)n * si
 
 INLINE vf pick(vi mask, vf yes, vf no) { return (vf)((mask & (vi)yes) | (~mask & (vi)no)); }
 INLINE vf vabs(vf x) { return (vf)((vi)x & 0x7fffffff); }
-INLINE vf vmax(vf a, vf b) { return pick(a > b, a, b); }
+
+/* a > b ? a : b, so b where a is NaN. */
+INLINE vf vmax(vf a, vf b) {
+#if defined(__AVX512F__)
+  return (vf)_mm512_max_ps((__m512)a, (__m512)b);
+#elif defined(__AVX2__)
+  return (vf)_mm256_max_ps((__m256)a, (__m256)b);
+#elif defined(__x86_64__)
+  return (vf)_mm_max_ps((__m128)a, (__m128)b);
+#else
+  return pick(a > b, a, b);
+#endif
+}
 
 INLINE vf vsqrt(vf x) {
 #if defined(__AVX512F__)
@@ -93,10 +105,19 @@ INLINE double sum_total(const Sum *s) {
   return total;
 }
 
-INLINE float lanes_max(vf x) {
-  float best = x[0];
-  for (int i = 1; i < W; i++) best = x[i] > best ? x[i] : best;
-  return best;
+/* The largest of `top` and n floats; NaN counts for nothing. */
+INLINE float largest(const float *x, int32_t n, float top) {
+  vf best[4] = {splat(top), splat(top), splat(top), splat(top)};
+  int32_t i = 0;
+  for (; i + 4 * W <= n; i += 4 * W)
+    for (int u = 0; u < 4; u++) best[u] = vmax(load(x + i + u * W), best[u]);
+  for (; i + W <= n; i += W) best[0] = vmax(load(x + i), best[0]);
+  if (i) {
+    vf both = vmax(vmax(best[0], best[1]), vmax(best[2], best[3]));
+    for (int lane = 0; lane < W; lane++) top = both[lane] > top ? both[lane] : top;
+  }
+  for (; i < n; i++) top = x[i] > top ? x[i] : top;
+  return top;
 }
 
 /* y = f(x) and y = f(x, z) over n floats; f is inlined. */
