@@ -83,9 +83,6 @@ function siteOutput(model: Model, site: Site, x: Tensor): Tensor {
 
 const idsOf = (site: Site): Tensor => tensor([0, site.out - 1, Math.floor(site.out / 2), 0], [2, 2], "i32");
 
-/** An input that fits the site. */
-const inputOf = (site: Site, { scaffold: { dtype } }: Subject, seed = 3): Tensor => (site.kind === "embedding" ? idsOf(site) : tensor(sample([3, site.in], seed), [3, site.in], dtype));
-
 /** One site of each role, for laws that look at sites one at a time. */
 const byRole = ({ sites }: Subject): Site[] => [...new Map(sites.map((site) => [`${site.role} ${site.kind} ${site.out}×${site.in}`, site])).values()];
 
@@ -110,15 +107,16 @@ function expectSentence(error: unknown): void {
 
 const rejection = (promise: Promise<unknown>): Promise<unknown> => promise.then(() => undefined, (error: unknown) => error);
 
-/** Whether merging must work: the method is a matrix, and what it adds to biases has a place in the base. */
-const mergeable = ({ method, options }: Subject, model: Model): boolean => {
-  const set = [...model.adapters.values()][0]!;
-  return method.update !== undefined && [...set.entries].every(([path, p]) => model.layers.get(path)!.bias !== undefined || !method.bias?.(p as never, model.layers.get(path)!.site!, options as never));
-};
+/** Whether merging must work: every active method is a matrix, and what it adds to biases has a place in the base. */
+const mergeable = (model: Model): boolean =>
+  model.active.every((name) => {
+    const { definition: method, entries, options } = attachedTo(model, name)!;
+    return method.update !== undefined && [...entries].every(([path, p]) => model.layers.get(path)!.bias !== undefined || !method.bias?.(p, model.layers.get(path)!.site!, options as never));
+  });
 
 /** The merged model, or undefined where merging rightly ends in a sentence. */
-function mergedOf(subject: Subject, model: Model): Model | undefined {
-  if (mergeable(subject, model)) return merge(model);
+function mergedOf(model: Model): Model | undefined {
+  if (mergeable(model)) return merge(model);
   try {
     merge(model);
   } catch (error) {
@@ -235,7 +233,7 @@ export const adapterLaws: readonly Law[] = [
     async check(subject) {
       const model = await stirred(subject);
       expect(distance(await output(model, subject), await output(subject.base, subject)), "the noise must be felt").toBeGreaterThan(1e-3);
-      const merged = mergedOf(subject, model);
+      const merged = mergedOf(model);
       if (merged) expect(distance(await output(merged, subject), await output(model, subject))).toBeLessThan(tolerance(subject));
     },
   },
@@ -244,7 +242,7 @@ export const adapterLaws: readonly Law[] = [
     async check(subject) {
       const { base, scaffold } = subject;
       const model = await stirred(subject);
-      const merged = mergedOf(subject, model);
+      const merged = mergedOf(model);
       if (!merged) return;
       const back = await inFolder(async (folder) => {
         await saveModel(merged, join(folder, "merged"));
@@ -260,7 +258,7 @@ export const adapterLaws: readonly Law[] = [
   {
     name: "merged inference costs what the base costs",
     async check(subject) {
-      const merged = mergedOf(subject, await stirred(subject));
+      const merged = mergedOf(await stirred(subject));
       if (!merged) return;
       expect(merged.adapters.size).toBe(0);
       for (const [path, { spec, site, weight, bias }] of subject.base.layers) {
@@ -376,12 +374,15 @@ export const adapterLaws: readonly Law[] = [
   {
     name: "a site's values do not depend on other sites",
     async check(subject) {
-      const [first] = subject.sites;
-      const values = async (targets: readonly string[]): Promise<Map<string, Uint8Array>> => {
-        const set = attachedTo(await put(subject, { targets }), "default")!;
-        return new Map(Object.entries(set.entries.get(first!.path)!).map(([key, p]) => [key, toBytes(p)]));
+      const all = subject.sites.map(({ path }) => path);
+      const { method, drew } = watched(subject.method);
+      const values = async (targets: readonly string[], path: string): Promise<Map<string, Uint8Array>> => {
+        const set = attachedTo(await put(subject, { targets, method }), "default")!;
+        return new Map(Object.entries(set.entries.get(path)!).map(([key, p]) => [key, toBytes(p)]));
       };
-      expect(sameBytes(await values([first!.path]), await values(subject.sites.map(({ path }) => path)))).toEqual([]);
+      for (const path of [all[0]!, all.at(-1)!]) expect(sameBytes(await values([path], path), await values(all, path)), path).toEqual([]);
+      const twins = subject.sites.filter((site) => site.role === subject.sites.at(-2)!.role && site.kind === subject.sites.at(-2)!.kind);
+      if (twins.length > 1 && drew()) expect(sameBytes(await values(all, twins[0]!.path), await values(all, twins[1]!.path)), "sites draw numbers of their own").not.toEqual([]);
     },
   },
   {
@@ -417,7 +418,7 @@ export const adapterLaws: readonly Law[] = [
         const most = Math.min(site.out, site.in);
         const targets = [site.path];
         const model = await stirred(subject, { targets, options: { ...subject.options, [rank]: most } });
-        const merged = mergedOf(subject, model);
+        const merged = mergedOf(model);
         if (merged) expect(distance(await output(merged, subject), await output(model, subject)), `${site.path} at rank ${most}`).toBeLessThan(tolerance(subject));
         for (const wrong of [0, most + 1, -1, 1.5, NaN, Infinity]) expectSentence(await rejection(put(subject, { targets, options: { ...subject.options, [rank]: wrong } })));
       }
@@ -433,7 +434,7 @@ export const adapterLaws: readonly Law[] = [
         stir(model);
         const adapted = await output(model, subject);
         expect(adapted.every(Number.isFinite)).toBe(true);
-        const merged = mergedOf(subject, model);
+        const merged = mergedOf(model);
         if (merged) expect(distance(await output(merged, subject), adapted)).toBeLessThan(tolerance(subject));
         const params = [...adapterParameters(attachedTo(model, "default")!).values()];
         for (const p of params) if (p.trainable && isReal(p.dtype)) p.assign(zeros(p.shape, p.dtype));
@@ -445,7 +446,7 @@ export const adapterLaws: readonly Law[] = [
     name: "zero and non-finite inputs pass through",
     async check(subject) {
       const model = await stirred(subject);
-      const merged = mergedOf(subject, model);
+      const merged = mergedOf(model);
       for (const site of byRole(subject)) {
         if (site.kind === "embedding") continue;
         const { dtype } = subject.scaffold;
@@ -481,4 +482,3 @@ export const adapterLaws: readonly Law[] = [
     },
   },
 ];
-
