@@ -6,7 +6,7 @@ import type { Params, Site } from "../nn/contracts.ts";
 import { parseOptions } from "../nn/options.ts";
 import { leafCopy, replicateLayers } from "../models/change.ts";
 import type { Model } from "../models/model.ts";
-import { isReal, noGrad, Parameter, Rng, scope, type Real } from "../tensor/index.ts";
+import { isReal, keep, noGrad, Parameter, Rng, scope, type Real, type Tensor } from "../tensor/index.ts";
 import type { Adapter, InitContext } from "./adapter.ts";
 import { attachedTo, newLive, withAdapters, type AttachedAdapter, type Coverage, type Targeting } from "./attach.ts";
 import { tokenRows } from "./tokens.ts";
@@ -94,13 +94,21 @@ function patternedOptions(options: Record<string, unknown>, paths: readonly stri
   );
 }
 
+/** What a method made, as it will be kept: real numbers train unless the method froze them, indices do not. */
+function leafOf(value: Tensor, name: string): Tensor {
+  if (!isReal(value.dtype)) return keep(value);
+  if (!(value instanceof Parameter)) return new Parameter(value, name);
+  if (value.name === "") value.name = name;
+  return value;
+}
+
 /** The parameters of every site, made by the method's `init`, each from random numbers of its own. */
 async function initialise(method: Adapter, model: Model, sites: readonly Site[], optionsAt: (path: string) => never, name: string, seed: number) {
   const dtype = ([...model.layers.values()][0]!.weight.dtype as Real) ?? "f32";
   if (!isReal(dtype)) throw new StrutError("dtype", `adapters need f32 or f64 weights, the model has ${dtype}`);
   const root = new Rng(seed).fork(method.id);
   const context = (path: string): InitContext => ({ rng: root.fork(path), dtype });
-  const owned = (prefix: string, params: Params): Params => Object.fromEntries(Object.entries(params).map(([key, value]) => [key, value instanceof Parameter ? value : new Parameter(value, `${prefix}/${key}`)]));
+  const owned = (prefix: string, params: Params): Params => Object.fromEntries(Object.entries(params).map(([key, value]) => [key, leafOf(value, `${prefix}/${key}`)]));
   return noGrad(() =>
     scope(async () => {
       const shared = owned(`${name}/shared`, (await method.shared?.(sites, optionsAt(""), context("shared"))) ?? {});
