@@ -84,6 +84,13 @@ describe.each(Object.entries(kinds))("%s", (_, kind) => {
     expect(await numbers(y)).toEqual(before);
   });
 
+  it("gives with a bias what it applies, plus the bias, in each row", async () => {
+    const { made } = operator(kind);
+    if (!made.withBias) return;
+    const [x, bias] = [tensor(sample([2, 3, IN], 8), [2, 3, IN], "f64"), tensor(sample([OUT], 9), [OUT], "f64")];
+    close(await numbers(made.withBias(x, bias)), await numbers(add(made.apply(x), bias)));
+  });
+
   it("gives the rows of its matrix by id, repeated and in any order", async () => {
     const { made } = operator(kind);
     expect(made.rows).toBeDefined();
@@ -111,6 +118,7 @@ describe.each(Object.entries(kinds))("%s", (_, kind) => {
     await checkGradients((input, ...rest) => kind.build(...rest).apply(input!), [x, ...leaves]);
     await checkGradients((...rest) => kind.build(...rest).toDense(), leaves);
     await checkGradients((...rest) => kind.build(...rest).rows!(tensor([1, 3, 3], [3], "i32")), leaves);
+    if (kind.build(...leaves).withBias) await checkGradients((b, input, ...rest) => kind.build(...rest).withBias!(input!, b!), [leaf([OUT], 22), x, ...leaves]);
     if (kind.build(...leaves).addTo) await checkGradients((onto, input, ...rest) => kind.build(...rest).addTo!(onto!, input!), [y, x, ...leaves]);
   });
 
