@@ -1,3 +1,2 @@
 export { cycled, fingerprint, type BatchSource } from "./batches.ts";
-export { readTokens } from "./files.ts";
 export { splitTail, textsOf, tokenBatches, tokenStream, type Encoder, type TokenBatchOptions } from "./text.ts";

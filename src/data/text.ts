@@ -24,7 +24,7 @@ export interface TokenBatchOptions {
  * own, and takes them in random order; what is left over is in other epochs' windows. Batch k depends on the seed and k alone.
  *
  * @example
- * const data = tokenBatches(ids, { window: 128, rows: 8 });
+ * const data = tokenBatches(tokenizer.encode("Once upon a time. ".repeat(60)), { window: 32, rows: 4 });
  */
 export function tokenBatches(ids: ArrayLike<number>, { window, rows, seed = 0 }: TokenBatchOptions): BatchSource {
   for (const [name, value, least] of [["window", window, 2], ["rows", rows, 1]] as const)

@@ -10,7 +10,7 @@ const beta = z.number().min(0).lt(1);
  * and order of operations are torch's.
  *
  * @example
- * await train(tuned, { data, steps: 200, optimizer: { method: adamw, options: { lr: 2e-4, weightDecay: 0 } } });
+ * const optimizer = { method: adamw, options: { lr: 2e-4, weightDecay: 0 } }; // for train()
  */
 export const adamw = optimizer({
   id: "adamw",

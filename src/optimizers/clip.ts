@@ -8,7 +8,8 @@ export const clipFactor = (norm: number, maxNorm: number): number => Math.min(1,
 
 /** Scales all gradients together so that their common 2-norm (in f64) is at most `maxNorm`. */
 export function clipByGlobalNorm(maxNorm: number): ListLink {
-  if (!(maxNorm > 0)) throw new StrutError("option", `clip is ${maxNorm}; it must be a norm above 0`, { path: "clip", hint: "Leave it out to train without clipping." });
+  if (!(maxNorm > 0))
+    throw new StrutError("option", `clip is ${maxNorm}; it must be a norm above 0`, { path: "clip", hint: "Leave it out to train without clipping." });
   return {
     scope: "model",
     fused: { kind: "clip", maxNorm },

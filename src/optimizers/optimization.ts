@@ -74,7 +74,12 @@ export class Optimization {
   #join(group: ParameterGroup, settings: OptimizationSettings, chains: Map<Transform, Chain>): void {
     const transform = group.optimizer ?? settings.optimizer;
     const links = linksOf(transform);
-    const chain: Chain = chains.get(transform) ?? { links, groups: [], fused: settings.fuse === false ? undefined : fusedForm(links), states: links.map(() => new Map()) };
+    const chain: Chain = chains.get(transform) ?? {
+      links,
+      groups: [],
+      fused: settings.fuse === false ? undefined : fusedForm(links),
+      states: links.map(() => new Map()),
+    };
     if (!chains.has(transform)) {
       chains.set(transform, chain);
       this.chains.push(chain);
@@ -87,7 +92,8 @@ export class Optimization {
     };
     chain.groups.push(made);
     for (const w of made.parameters) {
-      if (this.#groupOf.has(w)) throw new StrutError("option", `${w.name} stands in two parameter groups`, { hint: "Each parameter trains in one group only." });
+      if (this.#groupOf.has(w))
+        throw new StrutError("option", `${w.name} stands in two parameter groups`, { hint: "Each parameter trains in one group only." });
       this.#groupOf.set(w, made);
       this.#chainOf.set(w, chain);
     }
@@ -99,7 +105,11 @@ export class Optimization {
 
   context(step: number, steps: number, rng: Rng, sites: readonly Site[], taps: ReadonlyMap<string, Taps>): TransformContext {
     return {
-      step, steps, rng, sites, taps,
+      step,
+      steps,
+      rng,
+      sites,
+      taps,
       learningRate: (w) => {
         const group = this.#groupOf.get(w)!;
         return group.learningRate * group.schedule(step, steps);
@@ -138,11 +148,31 @@ export class Optimization {
     const { beta1, beta2, eps, decay } = chain.fused!;
     const s = this.#stateOf(chain, 0, w, t);
     const count = (s["t"] = (s["t"] as number) + 1);
-    kernels().adamw(w, g, s["m"] as Tensor, s["v"] as Tensor, w.size, t.learningRate(w), beta1, beta2, eps, decay ? t.weightDecay(w) : 0, 1 - beta1 ** count, 1 - beta2 ** count, this.#gradScale);
+    kernels().adamw(
+      w,
+      g,
+      s["m"] as Tensor,
+      s["v"] as Tensor,
+      w.size,
+      t.learningRate(w),
+      beta1,
+      beta2,
+      eps,
+      decay ? t.weightDecay(w) : 0,
+      1 - beta1 ** count,
+      1 - beta2 ** count,
+      this.#gradScale,
+    );
   }
 
   /** Links that see lists run over all tensors; the parameter links after the last of those run tensor by tensor. */
-  async #chainUpdate(chain: Chain, groups: readonly (readonly Parameter[])[], updates: Map<Parameter, Tensor>, t: TransformContext, beat?: () => Promise<void> | undefined): Promise<void> {
+  async #chainUpdate(
+    chain: Chain,
+    groups: readonly (readonly Parameter[])[],
+    updates: Map<Parameter, Tensor>,
+    t: TransformContext,
+    beat?: () => Promise<void> | undefined,
+  ): Promise<void> {
     const single = chain.links.findLastIndex(({ scope: of }) => of !== "parameter") + 1;
     for (let i = 0; i < single; i++) {
       const link = chain.links[i]!;
@@ -167,12 +197,25 @@ export class Optimization {
     return next;
   }
 
-  async #listUpdate(chain: Chain, i: number, link: ListLink, key: number, w: readonly Parameter[], updates: Map<Parameter, Tensor>, t: TransformContext): Promise<void> {
+  async #listUpdate(
+    chain: Chain,
+    i: number,
+    link: ListLink,
+    key: number,
+    w: readonly Parameter[],
+    updates: Map<Parameter, Tensor>,
+    t: TransformContext,
+  ): Promise<void> {
     if (w.length === 0) return;
     const states = chain.states[i]!;
     const s = states.get(key) ?? keepState(link.init(w, t));
     states.set(key, s);
-    const next = await link.update(w.map((parameter) => updates.get(parameter)!), s, w, t);
+    const next = await link.update(
+      w.map((parameter) => updates.get(parameter)!),
+      s,
+      w,
+      t,
+    );
     keepState(s);
     w.forEach((parameter, index) => updates.set(parameter, next[index]!));
   }
@@ -203,7 +246,8 @@ export class Optimization {
 
   /** All state as one tree: chain / link / parameter or group. */
   state(nameOf: (w: Parameter) => string): State {
-    const named = (states: Map<Parameter | number, State>): State => Object.fromEntries([...states].map(([key, s]) => [typeof key === "number" ? String(key) : nameOf(key), s]));
+    const named = (states: Map<Parameter | number, State>): State =>
+      Object.fromEntries([...states].map(([key, s]) => [typeof key === "number" ? String(key) : nameOf(key), s]));
     return Object.fromEntries(this.chains.map(({ states }, c) => [c, Object.fromEntries(states.map((of, i) => [i, named(of)]))]));
   }
 

@@ -17,7 +17,7 @@ export type Link = ParameterLink | ListLink;
  * Transforms one after the other; the first sees the gradient, the last gives what is subtracted from the weights.
  *
  * @example
- * const transform = chain(clipByGlobalNorm(1), adamCore(), addDecayedWeights(), scaleByLearningRate());
+ * const doubled = chain({ scope: "parameter", init: () => ({}), update: (u) => add(u, u) });
  */
 export const chain = (...links: readonly Transform[]): Transform => ({ scope: "chain", links });
 

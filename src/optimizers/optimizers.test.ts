@@ -9,10 +9,18 @@ beforeAll(() => start());
 
 const shapes = [[7, 5], [33], [1, 4]];
 const weights = (): Parameter[] => shapes.map((shape, i) => new Parameter(tensor(sample(shape, i + 1), shape), `w${i}`));
-const everyday: OptimizationSettings = { optimizer: adamw.build(adamw.options.parse({})), learningRate: 0.01, weightDecay: 0.1, schedule: (step) => 1 / (1 + step) };
+const everyday: OptimizationSettings = {
+  optimizer: adamw.build(adamw.options.parse({})),
+  learningRate: 0.01,
+  weightDecay: 0.1,
+  schedule: (step) => 1 / (1 + step),
+};
 
 /** Twenty steps on gradients that depend on the step alone; `watched` clips in place. */
-async function run(settings: Partial<OptimizationSettings>, { groups = () => [], watched = false }: { groups?: (w: Parameter[]) => ParameterGroup[]; watched?: boolean } = {}): Promise<number[][]> {
+async function run(
+  settings: Partial<OptimizationSettings>,
+  { groups = () => [], watched = false }: { groups?: (w: Parameter[]) => ParameterGroup[]; watched?: boolean } = {},
+): Promise<number[][]> {
   const w = weights();
   const optimization = new Optimization(groups(w), w, { ...everyday, ...settings });
   for (let step = 0; step < 20; step++)
@@ -24,7 +32,8 @@ async function run(settings: Partial<OptimizationSettings>, { groups = () => [],
   return Promise.all(w.map(async (p) => [...((await p.data()) as Float32Array)]));
 }
 
-const far = (a: number[][], b: number[][]): number => Math.max(...a.flatMap((row, i) => row.map((x, j) => Math.abs(x - b[i]![j]!) / Math.max(1e-3, Math.abs(b[i]![j]!)))));
+const far = (a: number[][], b: number[][]): number =>
+  Math.max(...a.flatMap((row, i) => row.map((x, j) => Math.abs(x - b[i]![j]!) / Math.max(1e-3, Math.abs(b[i]![j]!)))));
 
 describe("the everyday chain", () => {
   it("gives the same weights fused and link by link", async () => {
@@ -49,8 +58,14 @@ describe("the everyday chain", () => {
     const w = new Parameter(tensor([1, -2], [2], "f64"), "w");
     const optimization = new Optimization([], [w], { ...everyday, learningRate: 0.1, schedule: () => 1 });
     const expected = [1, -2];
-    const [m, v] = [[0, 0], [0, 0]];
-    for (const [step, g] of [[0.5, -1], [-0.25, 3]].entries()) {
+    const [m, v] = [
+      [0, 0],
+      [0, 0],
+    ];
+    for (const [step, g] of [
+      [0.5, -1],
+      [-0.25, 3],
+    ].entries()) {
       await optimization.update(new Map([[w, tensor(g, [2], "f64")]]), optimization.context(step, 2, new Rng(0), [], new Map()));
       for (const i of [0, 1]) {
         m[i] = 0.9 * m[i]! + 0.1 * g[i]!;
@@ -65,7 +80,12 @@ describe("the everyday chain", () => {
 describe("other chains", () => {
   it("sgd with momentum and decay follows torch's recurrence", async () => {
     const w = new Parameter(tensor([1], [1], "f64"), "w");
-    const optimization = new Optimization([], [w], { optimizer: sgd.build(sgd.options.parse({ momentum: 0.9, nesterov: true })), learningRate: 0.1, weightDecay: 0.5, schedule: () => 1 });
+    const optimization = new Optimization([], [w], {
+      optimizer: sgd.build(sgd.options.parse({ momentum: 0.9, nesterov: true })),
+      learningRate: 0.1,
+      weightDecay: 0.5,
+      schedule: () => 1,
+    });
     let [value, trace] = [1, 0];
     for (const [step, g] of [2, -1, 0.5].entries()) {
       await optimization.update(new Map([[w, tensor([g], [1], "f64")]]), optimization.context(step, 3, new Rng(0), [], new Map()));
@@ -78,7 +98,12 @@ describe("other chains", () => {
 
   it("clipByValue limits every element", async () => {
     const w = new Parameter(tensor([0, 0, 0], [3]), "w");
-    const optimization = new Optimization([], [w], { ...everyday, optimizer: chain(clipByValue(0.5), scaleByLearningRate()), learningRate: 1, schedule: () => 1 });
+    const optimization = new Optimization([], [w], {
+      ...everyday,
+      optimizer: chain(clipByValue(0.5), scaleByLearningRate()),
+      learningRate: 1,
+      schedule: () => 1,
+    });
     await optimization.update(new Map([[w, tensor([2, -3, 0.25], [3])]]), optimization.context(0, 1, new Rng(0), [], new Map()));
     expect([...(await w.data())]).toEqual([-0.5, 0.5, -0.25]);
   });
@@ -87,21 +112,45 @@ describe("other chains", () => {
     const seen: string[][] = [];
     const doubled: Transform = chain(
       { scope: "parameter", init: () => ({}), update: (u) => affine(u, 2, 0) },
-      { scope: "group", init: () => ({ calls: 0 }), update: (u, s, w) => (seen.push(w.map(({ name }) => `${name}#${(s["calls"] = (s["calls"] as number) + 1)}`)), u) },
+      {
+        scope: "group",
+        init: () => ({ calls: 0 }),
+        update: (u, s, w) => (seen.push(w.map(({ name }) => `${name}#${(s["calls"] = (s["calls"] as number) + 1)}`)), u),
+      },
       scaleByLearningRate(),
     );
-    const groups = ([a, b, c]: Parameter[]): ParameterGroup[] => [{ parameters: [a!], optimizer: doubled }, { parameters: [b!, c!], optimizer: doubled, learningRate: 0 }];
+    const groups = ([a, b, c]: Parameter[]): ParameterGroup[] => [
+      { parameters: [a!], optimizer: doubled },
+      { parameters: [b!, c!], optimizer: doubled, learningRate: 0 },
+    ];
     const [moved, ...still] = await run({}, { groups });
     expect(seen.slice(0, 2)).toEqual([["w0#1"], ["w1#1", "w2#2"]]);
-    expect(still).toEqual(await Promise.all(weights().slice(1).map(async (p) => [...((await p.data()) as Float32Array)])));
+    expect(still).toEqual(
+      await Promise.all(
+        weights()
+          .slice(1)
+          .map(async (p) => [...((await p.data()) as Float32Array)]),
+      ),
+    );
     expect(moved).not.toEqual([...((await weights()[0]!.data()) as Float32Array)]);
   });
 
   it("groups have rate, factor, decay and schedule of their own", async () => {
     const [w0, w1, w2] = weights() as [Parameter, Parameter, Parameter];
-    const optimization = new Optimization([{ parameters: [w0], learningRateFactor: 3, weightDecay: 0 }, { parameters: [w1], learningRate: 0.5, schedule: () => 0.1 }], [w0, w1, w2], everyday);
+    const optimization = new Optimization(
+      [
+        { parameters: [w0], learningRateFactor: 3, weightDecay: 0 },
+        { parameters: [w1], learningRate: 0.5, schedule: () => 0.1 },
+      ],
+      [w0, w1, w2],
+      everyday,
+    );
     const t = optimization.context(1, 20, new Rng(0), [], new Map());
-    expect([w0, w1, w2].map((w) => [t.learningRate(w), t.weightDecay(w)])).toEqual([[0.015, 0], [0.05, 0.1], [0.005, 0.1]]);
+    expect([w0, w1, w2].map((w) => [t.learningRate(w), t.weightDecay(w)])).toEqual([
+      [0.015, 0],
+      [0.05, 0.1],
+      [0.005, 0.1],
+    ]);
     expect(() => new Optimization([{ parameters: [w0] }, { parameters: [w0] }], [w0], everyday)).toThrow("w0 stands in two parameter groups");
   });
 

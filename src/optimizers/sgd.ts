@@ -6,7 +6,7 @@ import { chain, optimizer } from "./optimizer.ts";
  * Stochastic gradient descent with momentum, as torch has it: decay is added to the gradient, before momentum.
  *
  * @example
- * await train(tuned, { data, steps: 200, optimizer: { method: sgd, options: { lr: 0.1, momentum: 0.9 } } });
+ * const optimizer = { method: sgd, options: { lr: 0.1, momentum: 0.9 } }; // for train()
  */
 export const sgd = optimizer({
   id: "sgd",

@@ -64,7 +64,12 @@ export class CheckpointFolder {
   }
 
   /** Opens the folder, and brings the session to where the checkpoint to resume stands. */
-  static async open(session: Session, options: CheckpointOptions | undefined, resume: boolean | string, warn: (message: string) => void): Promise<{ folder: CheckpointFolder | undefined; found: Found | undefined }> {
+  static async open(
+    session: Session,
+    options: CheckpointOptions | undefined,
+    resume: boolean | string,
+    warn: (message: string) => void,
+  ): Promise<{ folder: CheckpointFolder | undefined; found: Found | undefined }> {
     const recipe = recipeOf(session);
     if (options) await prepare(options.dir, resume !== false);
     const folder = options ? new CheckpointFolder(options, recipe) : undefined;
@@ -72,7 +77,8 @@ export class CheckpointFolder {
     const dir = resume === true ? options!.dir : resume;
     const single = /(^|[/\\])step-\d+[/\\]?$/.test(dir);
     const candidates = single ? [{ step: NaN, path: dir }] : await checkpointsIn(dir);
-    if (candidates.length === 0 && resume !== true) throw new StrutError("checkpoint", `there is no checkpoint in ${dir}`, { path: dir, hint: "Name the folder that a run wrote its checkpoints to." });
+    if (candidates.length === 0 && resume !== true)
+      throw new StrutError("checkpoint", `there is no checkpoint in ${dir}`, { path: dir, hint: "Name the folder that a run wrote its checkpoints to." });
     for (const { path } of candidates) {
       const read = await readCheckpoint(path).catch((error: StrutError) => {
         if (single) throw error;
@@ -83,9 +89,19 @@ export class CheckpointFolder {
       apply(session, read.saved, read.tensors);
       const { name, variant } = engine().backend;
       if (read.saved.backend !== name || read.saved.cpu !== variant)
-        warn(`the checkpoint was made on ${read.saved.backend} (${read.saved.cpu}), this is ${name} (${variant}): the run goes on, but its numbers will differ in the last bits`);
+        warn(
+          `the checkpoint was made on ${read.saved.backend} (${read.saved.cpu}), this is ${name} (${variant}): the run goes on, but its numbers will differ in the last bits`,
+        );
       const { progress, step } = read.saved;
-      return { folder, found: { step, path, own: path.startsWith(options?.dir ?? "\0"), progress: { ...progress, best: progress.best ?? undefined, loss: Number(progress.loss ?? NaN) } } };
+      return {
+        folder,
+        found: {
+          step,
+          path,
+          own: path.startsWith(options?.dir ?? "\0"),
+          progress: { ...progress, best: progress.best ?? undefined, loss: Number(progress.loss ?? NaN) },
+        },
+      };
     }
     return { folder, found: undefined };
   }
@@ -97,7 +113,12 @@ export class CheckpointFolder {
     const { tensors, scalars } = flatten(stateOf(session));
     const { name: backend, variant: cpu } = engine().backend;
     const saved: Saved = {
-      format: FORMAT, step: session.step, backend, cpu, recipe: this.#recipe, scalars,
+      format: FORMAT,
+      step: session.step,
+      backend,
+      cpu,
+      recipe: this.#recipe,
+      scalars,
       trainable: [...session.trained].filter(([, w]) => w.trainable).map(([name]) => name),
       progress: { ...progress, best: progress.best ?? null, loss: Number.isFinite(progress.loss) ? progress.loss : null },
     };
@@ -106,7 +127,11 @@ export class CheckpointFolder {
       await writeFolderAtomically(
         path,
         async (temporary) => {
-          await writeSafetensors(join(temporary, TENSORS!), [...tensors].map(([name, value]) => toWrite(name, value)), { metadata: { format: "strut" }, ...file });
+          await writeSafetensors(
+            join(temporary, TENSORS!),
+            [...tensors].map(([name, value]) => toWrite(name, value)),
+            { metadata: { format: "strut" }, ...file },
+          );
           await writeAtomically(join(temporary, SCALARS!), `${JSON.stringify(saved, null, 1)}\n`, file);
         },
         { overwrite: true },
@@ -115,10 +140,13 @@ export class CheckpointFolder {
       const last = (await checkpointsIn(dir))[0];
       const { message, hint } = cause as StrutError;
       throw new StrutError("checkpoint", `the checkpoint of step ${session.step} could not be written: ${message}`, {
-        path, cause, hint: `${hint ?? "Check the disk."} ${last ? `The last good checkpoint is ${last.path}.` : "There is no earlier one."}`,
+        path,
+        cause,
+        hint: `${hint ?? "Check the disk."} ${last ? `The last good checkpoint is ${last.path}.` : "There is no earlier one."}`,
       });
     }
-    for (const old of (await checkpointsIn(dir)).filter(({ step }) => step < session.step).slice(keep - 1)) await rm(old.path, { recursive: true, force: true });
+    for (const old of (await checkpointsIn(dir)).filter(({ step }) => step < session.step).slice(keep - 1))
+      await rm(old.path, { recursive: true, force: true });
     return path;
   }
 }
@@ -132,13 +160,21 @@ async function prepare(dir: string, resuming: boolean): Promise<void> {
     throw fileError(cause, dir, "write");
   }
   const [newest] = await checkpointsIn(dir);
-  if (newest && !resuming) throw new StrutError("checkpoint", `${dir} already holds checkpoints of a run, up to step ${newest.step}`, { path: dir, hint: "Resume that run, or choose another folder." });
+  if (newest && !resuming)
+    throw new StrutError("checkpoint", `${dir} already holds checkpoints of a run, up to step ${newest.step}`, {
+      path: dir,
+      hint: "Resume that run, or choose another folder.",
+    });
 }
 
 async function readCheckpoint(path: string): Promise<{ saved: Saved; tensors: Map<string, Tensor> }> {
   if (!(await stat(path).catch(() => undefined))?.isDirectory()) throw new StrutError("checkpoint", `${path} is not a checkpoint's folder`, { path });
   const saved = (await readJsonObject(join(path, SCALARS!), "It is no complete checkpoint.")) as unknown as Saved;
-  if (saved.format !== FORMAT) throw new StrutError("checkpoint", `${path} has checkpoint format ${saved.format}, this version of strut reads ${FORMAT}`, { path, hint: "Resume it with the version that wrote it." });
+  if (saved.format !== FORMAT)
+    throw new StrutError("checkpoint", `${path} has checkpoint format ${saved.format}, this version of strut reads ${FORMAT}`, {
+      path,
+      hint: "Resume it with the version that wrote it.",
+    });
   const file = await openSafetensorsFile(join(path, TENSORS!));
   try {
     const tensors = new Map<string, Tensor>();
@@ -152,7 +188,10 @@ async function readCheckpoint(path: string): Promise<{ saved: Saved; tensors: Ma
 function refuseOther(saved: Readonly<Record<string, unknown>>, now: Readonly<Record<string, unknown>>, path: string): void {
   const difference = firstDifference(saved, now);
   if (!difference) return;
-  throw new StrutError("checkpoint", `${path} belongs to another run: ${difference.where} was ${difference.before}, now it is ${difference.now}`, { path, hint: "Resume with the options, data and model the run was started with, or start anew in another folder." });
+  throw new StrutError("checkpoint", `${path} belongs to another run: ${difference.where} was ${difference.before}, now it is ${difference.now}`, {
+    path,
+    hint: "Resume with the options, data and model the run was started with, or start anew in another folder.",
+  });
 }
 
 /** Everything of a session that changes while it trains. */
@@ -175,7 +214,8 @@ function apply(session: Session, saved: Saved, tensors: ReadonlyMap<string, Tens
     w.trainable = trainable.has(name);
   }
   session.optimization.restore((state["optimizer"] ?? {}) as State, session.trained);
-  for (const [name, rows] of Object.entries((state["masks"] ?? {}) as Record<string, Tensor>)) session.structure.masks.set(session.trained.get(name)!, toBytes(rows));
+  for (const [name, rows] of Object.entries((state["masks"] ?? {}) as Record<string, Tensor>))
+    session.structure.masks.set(session.trained.get(name)!, toBytes(rows));
   const regimes = (state["regimes"] ?? {}) as State;
   for (const { name, regime } of session.regimes) {
     if (!regime.state) continue;

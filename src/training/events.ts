@@ -1,6 +1,16 @@
 /** What a run tells while it goes on: plain objects, one JSON line each. Steps count from 1, times are seconds. */
 export type TrainingEvent =
-  | { readonly event: "start"; readonly steps: number; readonly step: number; readonly parameters: number; readonly tensors: number; readonly backend: string; readonly cpu: string; readonly seed: number; readonly resumed?: string }
+  | {
+      readonly event: "start";
+      readonly steps: number;
+      readonly step: number;
+      readonly parameters: number;
+      readonly tensors: number;
+      readonly backend: string;
+      readonly cpu: string;
+      readonly seed: number;
+      readonly resumed?: string;
+    }
   | StepEvent
   | { readonly event: "evaluation"; readonly step: number; readonly loss: number; readonly perplexity: number; readonly tokens: number; readonly best: boolean }
   | { readonly event: "checkpoint"; readonly step: number; readonly path: string }

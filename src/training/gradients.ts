@@ -34,7 +34,13 @@ export async function stepGradients(session: Session, pulse: Pulse, rate: number
   return { loss, extra };
 }
 
-async function batchGradients(session: Session, pulse: Pulse, rate: number, share: number, last: boolean): Promise<{ loss: number; extra: number | undefined }> {
+async function batchGradients(
+  session: Session,
+  pulse: Pulse,
+  rate: number,
+  share: number,
+  last: boolean,
+): Promise<{ loss: number; extra: number | undefined }> {
   const task = languageModelLoss(session.model, session.batch, session.run);
   const value = await task.item();
   const terms = session.regimes.flatMap(({ regime, training }) => regime.loss?.(training) ?? []);
@@ -71,7 +77,8 @@ async function receive({ gradients, regimes, settleState }: Session, w: Paramete
       if (!current.handle.block && !replaced) return void gradients.delete(w);
       if (!replaced) continue;
       replaced.node = undefined;
-      if (String(replaced.shape) !== String(w.shape)) throw new StrutError("shape", `onGradient gave ${w.name}, of shape [${w.shape}], a gradient of shape [${replaced.shape}]`);
+      if (String(replaced.shape) !== String(w.shape))
+        throw new StrutError("shape", `onGradient gave ${w.name}, of shape [${w.shape}], a gradient of shape [${replaced.shape}]`);
       current = contiguous(replaced);
     }
   gradients.set(w, current);

@@ -3,9 +3,9 @@ import { busy } from "../../test/support/probe.ts";
 import { tinyBatches, tinyModel } from "../../test/support/tiny-model.ts";
 import { adapt, lora } from "../adapters/index.ts";
 import { forward, parameters, unfreeze, type Model } from "../models/index.ts";
-import type { Params, Regime, Training } from "../nn/contracts.ts";
+import type { Regime, Training } from "../nn/contracts.ts";
 import { adamw, chain, scaleByLearningRate } from "../optimizers/index.ts";
-import { backward, noGrad, scale, scope, start, sum, sumSquares, tensor, type Parameter, type Tensor } from "../tensor/index.ts";
+import { noGrad, scale, start, sum, sumSquares, tensor, type Parameter, type Tensor } from "../tensor/index.ts";
 import type { StepEvent, TrainingEvent } from "./events.ts";
 import { train, type TrainOptions } from "./index.ts";
 import { languageModelLoss } from "./loss.ts";
@@ -27,13 +27,32 @@ async function withRegime(regime: Regime, options: Partial<TrainOptions> = {}, m
 describe("a step", () => {
   it("calls every hook at its moment, once", async () => {
     const log: string[] = [];
-    await train(await busy(tinyModel(), log), { ...settings, batches: tinyBatches(4), accumulate: 2, steps: 5, evaluate: { every: 4, data: tinyBatches(2, 9) } });
-    const step = (n: number, extra: { first?: string[]; last?: string[] } = {}) => [
-      ...(extra.first ?? []), "beforeForward", "loss of 3 hidden states", "loss of 3 hidden states", "afterBackward with 15 taps", "beforeStep", "afterStep, gradient there", ...(extra.last ?? []),
-    ].map((what) => `${n} ${what}`);
+    await train(await busy(tinyModel(), log), {
+      ...settings,
+      batches: tinyBatches(4),
+      accumulate: 2,
+      steps: 5,
+      evaluate: { every: 4, data: tinyBatches(2, 9) },
+    });
+    const step = (n: number, extra: { first?: string[]; last?: string[] } = {}) =>
+      [
+        ...(extra.first ?? []),
+        "beforeForward",
+        "loss of 3 hidden states",
+        "loss of 3 hidden states",
+        "afterBackward with 15 taps",
+        "beforeStep",
+        "afterStep, gradient there",
+        ...(extra.last ?? []),
+      ].map((what) => `${n} ${what}`);
     expect(log).toEqual([
-      ...step(0, { first: [] }), ...step(1, { last: ["afterEpoch"] }), ...step(2), ...step(3, { last: ["afterEpoch"] }), "4 afterEvaluation",
-      ...step(4, { first: ["phase"] }), "5 afterEvaluation",
+      ...step(0, { first: [] }),
+      ...step(1, { last: ["afterEpoch"] }),
+      ...step(2),
+      ...step(3, { last: ["afterEpoch"] }),
+      "4 afterEvaluation",
+      ...step(4, { first: ["phase"] }),
+      "5 afterEvaluation",
     ]);
   });
 
@@ -42,19 +61,22 @@ describe("a step", () => {
     const weights: string[] = [];
     const norm = (t: Training): number => Math.sqrt(sumSquares([...t.parameters.values()].flatMap((w) => t.gradient(w) ?? [])));
     let squares = 0;
-    const events = await withRegime({
-      beforeForward: () => void (squares = 0),
-      onGradient: (_t, _w, g) => void (squares += sumSquares([g])),
-      afterBackward: (t) => void norms.push([Math.sqrt(squares), norm(t)]),
-      async beforeStep(t) {
-        norms.at(-1)!.push(norm(t));
-        weights.push(String(await values(q0(t))));
+    const events = await withRegime(
+      {
+        beforeForward: () => void (squares = 0),
+        onGradient: (_t, _w, g) => void (squares += sumSquares([g])),
+        afterBackward: (t) => void norms.push([Math.sqrt(squares), norm(t)]),
+        async beforeStep(t) {
+          norms.at(-1)!.push(norm(t));
+          weights.push(String(await values(q0(t))));
+        },
+        async afterStep(t) {
+          norms.at(-1)!.push(norm(t));
+          weights.push(String(await values(q0(t))));
+        },
       },
-      async afterStep(t) {
-        norms.at(-1)!.push(norm(t));
-        weights.push(String(await values(q0(t))));
-      },
-    }, { clip: 0.5 });
+      { clip: 0.5 },
+    );
     for (const [i, [seen, before, clipped, after]] of norms.entries()) {
       expect(seen).toBeCloseTo(before!, 10);
       expect(events[i]!.gradNorm).toBeCloseTo(before!, 10);
@@ -69,14 +91,22 @@ describe("a step", () => {
     const model = unfreeze(tinyModel());
     await withRegime(doubled, { optimizer: chain(scaleByLearningRate()) }, model);
     const base = tinyModel();
-    for (const [name, w] of parameters(model)) expect(String(await values(w)) === String(await values(parameters(base).get(name)!)), name).toBe(name.includes("q_proj"));
+    for (const [name, w] of parameters(model))
+      expect(String(await values(w)) === String(await values(parameters(base).get(name)!)), name).toBe(name.includes("q_proj"));
   });
 
   it("averages over its batches: two batches of two rows are one of four", async () => {
     const [a, b] = tinyBatches(2) as [{ ids: number[][] }, { ids: number[][] }];
     const gradient = async (options: Partial<TrainOptions>) => {
       let kept: number[] = [];
-      const [event] = await withRegime({ async afterBackward(t) { kept = await values(t.gradient(q0(t))!); } }, { steps: 1, ...options });
+      const [event] = await withRegime(
+        {
+          async afterBackward(t) {
+            kept = await values(t.gradient(q0(t))!);
+          },
+        },
+        { steps: 1, ...options },
+      );
       return { kept, event: event! };
     };
     const [split, joined] = [await gradient({ batches: [a, b], accumulate: 2 }), await gradient({ batches: [{ ids: [...a.ids, ...b.ids] }] })];
@@ -88,39 +118,50 @@ describe("a step", () => {
   it("adds what regimes return as loss, and reports it apart", async () => {
     const [plain] = await withRegime({}, { steps: 1 });
     let pull: number[] = [];
-    const [event] = await withRegime({
-      loss: (t) => scale(sum(q0(t)), 3),
-      async afterBackward(t) { pull = await values(t.gradient(q0(t))!); },
-    }, { steps: 1 });
+    const [event] = await withRegime(
+      {
+        loss: (t) => scale(sum(q0(t)), 3),
+        async afterBackward(t) {
+          pull = await values(t.gradient(q0(t))!);
+        },
+      },
+      { steps: 1 },
+    );
     expect(event!.loss).toBe(plain!.loss);
     expect(event!.extraLoss).toBeCloseTo(3 * (await values(parameters(tinyModel()).get("model.layers.0.self_attn.q_proj.weight")!)).reduce((x, y) => x + y), 4);
     expect(pull.reduce((x, y) => x + y) / pull.length).toBeGreaterThan(2.5);
   });
 
   it("gives taps that agree with weight gradients: one row in, one row out is their outer product", async () => {
-    await withRegime({
-      wants: ["taps"],
-      async afterBackward(t) {
-        const { input, outputGradient } = t.taps.get("lm_head")!;
-        expect([input!.shape, outputGradient!.shape]).toEqual([[8], [16]]);
-        const [, g] = [await values(input!), await values(outputGradient!)];
-        // softmax minus one-hot sums to 0 over the classes
-        expect(g.reduce((x, y) => x + y)).toBeCloseTo(0, 5);
-        expect(Math.max(...g.map(Math.abs))).toBeGreaterThan(0.01);
+    await withRegime(
+      {
+        wants: ["taps"],
+        async afterBackward(t) {
+          const { input, outputGradient } = t.taps.get("lm_head")!;
+          expect([input!.shape, outputGradient!.shape]).toEqual([[8], [16]]);
+          const [, g] = [await values(input!), await values(outputGradient!)];
+          // softmax minus one-hot sums to 0 over the classes
+          expect(g.reduce((x, y) => x + y)).toBeCloseTo(0, 5);
+          expect(Math.max(...g.map(Math.abs))).toBeGreaterThan(0.01);
+        },
       },
-    }, { steps: 2 });
+      { steps: 2 },
+    );
   });
 
   it("passes again without an update, with gradients that stay apart", async () => {
-    await withRegime({
-      async afterBackward(t) {
-        const before = await values(t.gradient(q0(t))!);
-        const again = await t.pass(t.batch, { backward: true });
-        expect(await values(again.gradients!.get(q0(t))!)).toEqual(before);
-        expect((await t.pass(t.batch)).gradients).toBeUndefined();
-        expect(await values(t.gradient(q0(t))!)).toEqual(before);
+    await withRegime(
+      {
+        async afterBackward(t) {
+          const before = await values(t.gradient(q0(t))!);
+          const again = await t.pass(t.batch, { backward: true });
+          expect(await values(again.gradients!.get(q0(t))!)).toEqual(before);
+          expect((await t.pass(t.batch)).gradients).toBeUndefined();
+          expect(await values(t.gradient(q0(t))!)).toEqual(before);
+        },
       },
-    }, { steps: 2 });
+      { steps: 2 },
+    );
   });
 });
 
@@ -177,64 +218,6 @@ describe("what trains", () => {
   });
 });
 
-describe("shapes and masks", () => {
-  const bound = async (act: (t: Training<Params>) => void | Promise<void>): Promise<void> => {
-    const tuned = await adapt(tinyModel(), lora, { r: 3 }, { targets: ["q_proj"] });
-    const set = tuned.adapters.get("default")!;
-    const regime: Regime = { afterStep: act };
-    const model = { ...tuned, adapters: new Map([["default", { ...set, regime }]]) };
-    await train(model, { ...settings, optimizer: { method: adamw, options: { weightDecay: 0.1 } } });
-  };
-
-  it("moments are gathered, zeroed, kept or dropped with the weights", async () => {
-    await bound(async (t) => {
-      const { params, resize } = t.views[0]!;
-      const A = params["A"] as Parameter;
-      const m = async () => values(t.moments(A)[0]!["m"] as Tensor);
-      const [weights, moments, gradient] = [await values(A), await m(), await values(t.gradient(A)!)];
-      const row = (x: number[], i: number) => x.slice(8 * i, 8 * i + 8);
-      if (t.step === 0) {
-        resize("A", 0, Int32Array.of(2, -1, 0), "gather", 7);
-        expect(await values(A)).toEqual([...row(weights, 2), ...new Array<number>(8).fill(7), ...row(weights, 0)]);
-        expect(await m()).toEqual([...row(moments, 2), ...new Array<number>(8).fill(0), ...row(moments, 0)]);
-        expect(await values(t.gradient(A)!)).toEqual([...row(gradient, 2), ...new Array<number>(8).fill(0), ...row(gradient, 0)]);
-        expect(t.moments(A)[0]!["t"]).toBe(1);
-      } else if (t.step === 1) {
-        resize("A", -1, Int32Array.of(7, 6, 5, 4, 3, 2, 1, 0), "zero");
-        expect(await values(A)).toEqual([0, 1, 2].flatMap((i) => row(weights, i).reverse()));
-        expect(new Set(await m())).toEqual(new Set([0]));
-        expect(t.moments(A)[0]!["t"]).toBe(2);
-        resize("A", -1, Int32Array.of(7, 6, 5, 4, 3, 2, 1, 0), "keep");
-      } else if (t.step === 2) {
-        expect(() => resize("A", 0, Int32Array.of(0), "keep")).toThrow("can only be kept where its extent stays 3");
-        expect(() => resize("A", 0, Int32Array.of(3), "gather")).toThrow("index 3 does not lie in −1…2");
-        expect(() => resize("C", 0, Int32Array.of(0), "gather")).toThrow("has no parameter C");
-        for (const [name, axis] of [["A", 0], ["B", 1]] as const) resize(name, axis, new Int32Array(0), "reset");
-        expect(A.shape).toEqual([0, 8]);
-      } else if (t.step === 4) for (const [name, axis] of [["A", 0], ["B", 1]] as const) resize(name, axis, Int32Array.of(-1, -1), "gather", 0.1);
-      else if (t.step === 5) expect([A.shape, t.moments(A)[0]!["t"], Math.abs((await values(A))[0]! - 0.1) > 1e-4]).toEqual([[2, 8], 3, true]);
-    });
-  });
-
-  it("masked rows are 0 in weights, gradients and moments until the mask is lifted", async () => {
-    await bound(async (t) => {
-      const { params, mask, resize } = t.views[0]!;
-      const A = params["A"] as Parameter;
-      if (t.step === 0) mask("A", Uint8Array.of(0, 1, 0));
-      if (t.step === 2) resize("A", 0, Int32Array.of(1, 0, 2), "gather");
-      const held = t.step < 2 ? 1 : 0;
-      if (t.step === 4) mask("A", null);
-      const rowIs0 = async (x: Tensor, i: number) => (await values(x)).slice(8 * i, 8 * i + 8).every((value) => value === 0);
-      for (const x of [A, t.gradient(A)!, t.moments(A)[0]!["m"] as Tensor, t.moments(A)[0]!["v"] as Tensor]) {
-        if (t.step < 5) expect(await rowIs0(x, held)).toBe(true);
-        // B starts at 0, so A has no gradient in the first step
-        if (t.step > 0) expect(await rowIs0(x, 2)).toBe(false);
-      }
-      if (t.step === 5) expect(await rowIs0(t.gradient(A)!, 0)).toBe(false);
-    });
-  });
-});
-
 describe("a run", () => {
   it("is the same twice, and for all that asked for random numbers elsewhere", async () => {
     const once = async () => {
@@ -248,18 +231,27 @@ describe("a run", () => {
   it("stops at a loss that is not a number, names the step, and leaves weights as they were before", async () => {
     const model = unfreeze(tinyModel());
     let good = "";
-    const run = withRegime({
-      async beforeForward(t) {
-        good = await bytes(t.model as Model);
+    const run = withRegime(
+      {
+        async beforeForward(t) {
+          good = await bytes(t.model as Model);
+        },
+        loss: (t) => scale(sum(q0(t)), t.step === 3 ? NaN : 0),
       },
-      loss: (t) => scale(sum(q0(t)), t.step === 3 ? NaN : 0),
-    }, {}, model);
+      {},
+      model,
+    );
     await expect(run).rejects.toMatchObject({ code: "diverged", message: expect.stringContaining("the loss became NaN at step 4") as string });
     expect(await bytes(model)).toBe(good);
   });
 
   it("stops early when evaluations no longer fall, and tells the best", async () => {
-    const result = await train(unfreeze(tinyModel()), { ...settings, steps: 500, evaluate: { every: 2, data: tinyBatches(1, 99) }, earlyStopping: { patience: 3, minDelta: 0.001 } });
+    const result = await train(unfreeze(tinyModel()), {
+      ...settings,
+      steps: 500,
+      evaluate: { every: 2, data: tinyBatches(1, 99) },
+      earlyStopping: { patience: 3, minDelta: 0.001 },
+    });
     expect(result.reason).toBe("early-stopping");
     expect(result.step).toBe(result.best!.step + 6);
   });
@@ -293,7 +285,20 @@ describe("a run", () => {
     await bad({ ...settings, schedule: "linaer" as never }, 'there is no schedule "linaer"');
     await bad({ ...settings, optimizer: { method: adamw, options: { betaz: [0, 0] } } }, "adamw has no option betaz");
     await bad({ ...settings, earlyStopping: { patience: 2 } }, "early stopping needs evaluations");
-    await bad({ ...settings, batches: [{ ids: [[1, 2, 3], [1, 2]] }] }, "row 1 of a batch has 2 ids and 2 labels, expected 3");
+    await bad(
+      {
+        ...settings,
+        batches: [
+          {
+            ids: [
+              [1, 2, 3],
+              [1, 2],
+            ],
+          },
+        ],
+      },
+      "row 1 of a batch has 2 ids and 2 labels, expected 3",
+    );
     await bad({ ...settings, batches: [{ ids: [[1, 99]] }] }, "99");
     await bad({ ...settings, batches: [{ ids: [[1, 2]], labels: [[-100, -100]] }] }, "no label of a batch is scored");
     await bad({ ...settings, regimes: [{ wants: ["teacher"] }] }, "needs a teacher");
@@ -303,33 +308,5 @@ describe("a run", () => {
   it("lasts as many steps as its epochs hold, or its phases", async () => {
     expect((await train(unfreeze(tinyModel()), { batches: tinyBatches(3), epochs: 2, accumulate: 2 })).step).toBe(3);
     expect((await train(unfreeze(tinyModel()), { batches: tinyBatches(3), regimes: [{ phases: [{ steps: 2 }, { steps: 3 }] }] })).step).toBe(5);
-  });
-});
-
-describe("the loss", () => {
-  it("scores labels alone where they are not −100, and is the same through logits and without them", async () => {
-    const model = unfreeze(tinyModel());
-    const ids = [[1, 2, 3, 4], [5, 6, 7, 8]];
-    const labels = [[-100, -100, 3, 4], [5, 6, -100, 8]];
-    const loss = await languageModelLoss(model, { ids, labels }).item();
-    const through = await languageModelLoss(model, { ids, labels }, { observer: {} }).item();
-    expect(through).toBeCloseTo(loss, 6);
-    const logits = await values(noGrad(() => forward(model, tensor(ids.flat(), [2, 4], "i32"))));
-    const terms = [[0, 1, 3], [0, 2, 4], [1, 0, 6], [1, 2, 8]].map(([row, t, label]) => {
-      const at = logits.slice((row! * 4 + t!) * 16, (row! * 4 + t! + 1) * 16);
-      return Math.log(at.reduce((total, x) => total + Math.exp(x), 0)) - at[label!]!;
-    });
-    expect(loss).toBeCloseTo(terms.reduce((x, y) => x + y) / 4, 5);
-  });
-
-  it("has the gradients of the ordinary way", async () => {
-    const model = unfreeze(tinyModel());
-    const [batch] = tinyBatches(1);
-    const grads = async (run: object) => scope(async () => {
-      const gradients = backward(languageModelLoss(model, batch!, run));
-      return (await Promise.all([...parameters(model).values()].map((w) => values(gradients.get(w)!)))).flat();
-    });
-    const [fused, plain] = [await grads({}), await grads({ observer: {} })];
-    fused.forEach((x, i) => expect(x).toBeCloseTo(plain[i]!, 5));
   });
 });

@@ -41,7 +41,8 @@ export interface Progress {
  *
  * @example
  * const tuned = await adapt(model, lora, { r: 8 });
- * await train(tuned, { data: tokenBatches(ids, { window: 128, rows: 8 }), steps: 200, learningRate: 2e-3, clip: 1 });
+ * const batches = [{ ids: [[1, 403, 407, 261, 378, 432]] }];
+ * await train(tuned, { batches, steps: 2, learningRate: 2e-3, clip: 1 });
  */
 export async function train(given: Model, options: TrainOptions): Promise<TrainResult> {
   await start();
@@ -58,7 +59,9 @@ function consumed(model: Model): Model {
   for (const key of Object.keys(model))
     Object.defineProperty(model, key, {
       get() {
-        throw new StrutError("consumed", "this model was given to train() with `consume: true`, which trained its own weights", { hint: "Use the model that train() returned." });
+        throw new StrutError("consumed", "this model was given to train() with `consume: true`, which trained its own weights", {
+          hint: "Use the model that train() returned.",
+        });
       },
     });
   return own;
@@ -122,7 +125,14 @@ class Training {
     const { name: backend, variant: cpu } = engine().backend;
     const trained = [...s.trained.values()].filter(({ trainable }) => trainable);
     this.#tell({
-      event: "start", steps: s.settings.steps, step: s.step, parameters: trained.reduce((sum, w) => sum + w.size, 0), tensors: trained.length, backend, cpu, seed: s.settings.seed,
+      event: "start",
+      steps: s.settings.steps,
+      step: s.step,
+      parameters: trained.reduce((sum, w) => sum + w.size, 0),
+      tensors: trained.length,
+      backend,
+      cpu,
+      seed: s.settings.seed,
       ...(resumed ? { resumed } : {}),
     });
   }
@@ -188,8 +198,17 @@ class Training {
     this.#seconds += seconds;
     this.#tokens += settings.accumulate * batch.ids.length * batch.ids[0]!.length;
     this.#tell({
-      event: "step", step, steps: settings.steps, epoch, loss, ...(extra === undefined ? {} : { extraLoss: extra }), gradNorm, learningRate, tokens: this.#tokens,
-      tokensPerSecond: this.#tokens / this.#seconds, timeLeft: ((settings.steps - step) * this.#seconds) / this.#done,
+      event: "step",
+      step,
+      steps: settings.steps,
+      epoch,
+      loss,
+      ...(extra === undefined ? {} : { extraLoss: extra }),
+      gradNorm,
+      learningRate,
+      tokens: this.#tokens,
+      tokensPerSecond: this.#tokens / this.#seconds,
+      timeLeft: ((settings.steps - step) * this.#seconds) / this.#done,
     });
   }
 

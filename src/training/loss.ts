@@ -18,14 +18,19 @@ interface Prepared {
 export function prepareBatch({ ids, labels = ids }: Batch): Prepared {
   const rows = ids.length;
   const tokens = ids[0]?.length ?? 0;
-  if (rows === 0 || tokens < 2) throw new StrutError("batch", `a batch needs at least one row of at least 2 tokens, this one has ${rows} rows of ${tokens}`, { hint: "The loss predicts each token from those before it." });
+  if (rows === 0 || tokens < 2)
+    throw new StrutError("batch", `a batch needs at least one row of at least 2 tokens, this one has ${rows} rows of ${tokens}`, {
+      hint: "The loss predicts each token from those before it.",
+    });
   const flat = new Int32Array(rows * tokens);
   const targets = new Int32Array(rows * tokens).fill(-1);
   let scored = 0;
   for (let r = 0; r < rows; r++) {
     const [row, wanted] = [ids[r]!, labels[r]];
     if (row.length !== tokens || wanted?.length !== tokens)
-      throw new StrutError("batch", `row ${r} of a batch has ${row.length} ids and ${wanted?.length ?? 0} labels, expected ${tokens} as in row 0`, { hint: "Pad shorter rows, with labels of −100." });
+      throw new StrutError("batch", `row ${r} of a batch has ${row.length} ids and ${wanted?.length ?? 0} labels, expected ${tokens} as in row 0`, {
+        hint: "Pad shorter rows, with labels of −100.",
+      });
     for (let t = 0; t < tokens; t++) {
       flat[r * tokens + t] = row[t]!;
       if (t === 0 || wanted[t] === IGNORED) continue;

@@ -101,7 +101,8 @@ function whole(value: number | undefined, name: string, least: number): number |
 }
 
 function atLeastZero(value: number | undefined, name: string): void {
-  if (value !== undefined && !(value >= 0 && Number.isFinite(value))) throw new StrutError("option", `${name} is ${value}; it must be a number of at least 0`, { path: name });
+  if (value !== undefined && !(value >= 0 && Number.isFinite(value)))
+    throw new StrutError("option", `${name} is ${value}; it must be a number of at least 0`, { path: name });
 }
 
 async function sourceOf({ batches, data }: TrainOptions): Promise<BatchSource> {
@@ -120,12 +121,17 @@ function stepsOf({ steps, epochs }: TrainOptions, source: BatchSource, accumulat
     if (phased > 0) return phased;
     throw new StrutError("option", "train() was told neither steps nor epochs", { path: "steps", hint: "For example steps: 200." });
   }
-  if (source.epochLength === undefined) throw new StrutError("option", "epochs were asked for, but the data has no end", { path: "epochs", hint: "Say `steps` instead." });
+  if (source.epochLength === undefined)
+    throw new StrutError("option", "epochs were asked for, but the data has no end", { path: "epochs", hint: "Say `steps` instead." });
   if (!(epochs > 0)) throw new StrutError("option", `epochs is ${epochs}; it must be above 0`, { path: "epochs" });
   return Math.ceil((epochs * source.epochLength) / accumulate);
 }
 
-function transformOf(given: NonNullable<TrainOptions["optimizer"]>): { transform: Transform; rates: { learningRate?: number; weightDecay?: number }; described: unknown } {
+function transformOf(given: NonNullable<TrainOptions["optimizer"]>): {
+  transform: Transform;
+  rates: { learningRate?: number; weightDecay?: number };
+  described: unknown;
+} {
   if ("scope" in given) return { transform: given, rates: {}, described: linksOf(given).map(({ fused, scope }) => fused ?? scope) };
   const { method, options = {} } = "method" in given ? given : { method: given };
   const parsed = parseOptions(method as AnyOptimizer, options);
@@ -140,24 +146,40 @@ export async function settle(options: TrainOptions, regimes: readonly Regime[]):
   const steps = stepsOf(options, source, accumulate, phased);
   const seed = whole(options.seed, "seed", 0) ?? 0;
   for (const name of ["learningRate", "weightDecay", "warmup"] as const) atLeastZero(options[name], name);
-  if (options.clip !== undefined && !(options.clip > 0)) throw new StrutError("option", `clip is ${options.clip}; it must be a norm above 0`, { path: "clip", hint: "Leave it out to train without clipping." });
+  if (options.clip !== undefined && !(options.clip > 0))
+    throw new StrutError("option", `clip is ${options.clip}; it must be a norm above 0`, { path: "clip", hint: "Leave it out to train without clipping." });
   whole(options.evaluate?.every, "evaluate.every", 1);
   whole(options.checkpoint?.every, "checkpoint.every", 1);
   whole(options.checkpoint?.keep, "checkpoint.keep", 1);
   whole(options.earlyStopping?.patience, "earlyStopping.patience", 1);
-  if (options.earlyStopping && !options.evaluate) throw new StrutError("option", "early stopping needs evaluations", { path: "earlyStopping", hint: "Give `evaluate: { every, data }` too." });
-  if (options.resume === true && !options.checkpoint) throw new StrutError("option", "resume needs the folder of the checkpoints", { path: "resume", hint: "Give `checkpoint: { dir }` too." });
+  if (options.earlyStopping && !options.evaluate)
+    throw new StrutError("option", "early stopping needs evaluations", { path: "earlyStopping", hint: "Give `evaluate: { every, data }` too." });
+  if (options.resume === true && !options.checkpoint)
+    throw new StrutError("option", "resume needs the folder of the checkpoints", { path: "resume", hint: "Give `checkpoint: { dir }` too." });
   const { transform, rates, described } = transformOf(options.optimizer ?? adamw);
   const warmup = options.warmup === undefined || options.warmup >= 1 ? (options.warmup ?? 0) : Math.round(options.warmup * steps);
   const schedule = scheduleOf(options.schedule ?? "constant", warmup);
   const [learningRate, weightDecay] = [options.learningRate ?? rates.learningRate ?? 1e-3, options.weightDecay ?? rates.weightDecay ?? 0];
   const sampled = (of: Schedule): number[] => Array.from({ length: 9 }, (_, i) => of(Math.floor((i * Math.max(0, steps - 1)) / 8), steps));
   const recipe = {
-    steps, accumulate, seed, optimizer: described, learningRate, weightDecay, schedule: sampled(schedule), clip: options.clip ?? null, data: source.fingerprint,
+    steps,
+    accumulate,
+    seed,
+    optimizer: described,
+    learningRate,
+    weightDecay,
+    schedule: sampled(schedule),
+    clip: options.clip ?? null,
+    data: source.fingerprint,
     groups: (options.groups ?? []).map(({ parameters, optimizer: own, schedule: factor, ...rates }) => ({
-      ...rates, parameters: parameters.map(({ name }) => name), ...(own ? { optimizer: transformOf(own).described } : {}), ...(factor ? { schedule: sampled(factor) } : {}),
+      ...rates,
+      parameters: parameters.map(({ name }) => name),
+      ...(own ? { optimizer: transformOf(own).described } : {}),
+      ...(factor ? { schedule: sampled(factor) } : {}),
     })),
-    evaluate: options.evaluate?.every ?? null, earlyStopping: options.earlyStopping ?? null, recompute: options.recompute ?? false,
+    evaluate: options.evaluate?.every ?? null,
+    earlyStopping: options.earlyStopping ?? null,
+    recompute: options.recompute ?? false,
   };
   return { source, steps, accumulate, seed, optimizer: transform, learningRate, weightDecay, schedule, recipe };
 }

@@ -13,7 +13,10 @@ afterEach(() => rm(dir, { recursive: true, force: true }));
 type Line = Record<string, unknown>;
 
 /** Runs the child; `watch` sees every line it prints and may send it a signal. */
-async function run(args: string[], watch: (line: Line, kill: (signal: NodeJS.Signals) => void) => void = () => {}): Promise<{ lines: Line[]; signal: NodeJS.Signals | null }> {
+async function run(
+  args: string[],
+  watch: (line: Line, kill: (signal: NodeJS.Signals) => void) => void = () => {},
+): Promise<{ lines: Line[]; signal: NodeJS.Signals | null }> {
   const process = child("training-child.ts", ...args);
   const lines: Line[] = [];
   let errors = "";

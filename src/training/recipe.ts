@@ -15,7 +15,11 @@ export function recipeOf(session: Session): Readonly<Record<string, unknown>> {
   return {
     ...session.settings.recipe,
     regimes: session.regimes.map(({ name }) => name),
-    adapters: session.model.active.map((name) => ({ name, method: session.model.adapters.get(name)!.method, options: session.model.adapters.get(name)!.options })),
+    adapters: session.model.active.map((name) => ({
+      name,
+      method: session.model.adapters.get(name)!.method,
+      options: session.model.adapters.get(name)!.options,
+    })),
     model: fingerprint(...frozen.map(([, w]) => sample(w))),
     shapes: Object.fromEntries([...session.trained].map(([name, w]) => [name, w.shape.join("×")])),
   };

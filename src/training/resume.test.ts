@@ -1,4 +1,4 @@
-import { mkdtemp, readdir, rm, writeFile, mkdir, truncate } from "node:fs/promises";
+import { mkdir, mkdtemp, readdir, readFile, rm, truncate, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, beforeAll, beforeEach, describe, expect, it } from "vitest";
@@ -18,7 +18,14 @@ beforeEach(async () => void (dir = await mkdtemp(join(tmpdir(), "strut-train-"))
 afterEach(() => rm(dir, { recursive: true, force: true }));
 
 const settings: TrainOptions = {
-  batches: tinyBatches(5), steps: 12, learningRate: 0.05, schedule: "cosine", warmup: 2, clip: 1, accumulate: 2, seed: 4,
+  batches: tinyBatches(5),
+  steps: 12,
+  learningRate: 0.05,
+  schedule: "cosine",
+  warmup: 2,
+  clip: 1,
+  accumulate: 2,
+  seed: 4,
   evaluate: { every: 3, data: tinyBatches(2, 9) },
 };
 
@@ -57,14 +64,26 @@ describe("a run that is resumed", () => {
   });
 
   it("reaches bit-equal weights with full fine-tuning, another optimiser and early stopping", async () => {
-    const options: TrainOptions = { ...settings, optimizer: { method: sgd, options: { momentum: 0.9 } }, learningRate: 0.3, steps: 40, evaluate: { every: 2, data: tinyBatches(2, 9) }, earlyStopping: { patience: 2 } };
+    const options: TrainOptions = {
+      ...settings,
+      optimizer: { method: sgd, options: { momentum: 0.9 } },
+      learningRate: 0.3,
+      steps: 40,
+      evaluate: { every: 2, data: tinyBatches(2, 9) },
+      earlyStopping: { patience: 2 },
+    };
     const whole = unfreeze(tinyModel());
     const done = await train(whole, options);
     expect(done.reason).toBe("early-stopping");
     const checkpoint = { dir };
     await stopAfter(unfreeze(tinyModel()), done.step - 1, { ...options, checkpoint });
     const resumed = unfreeze(tinyModel());
-    expect(await train(resumed, { ...options, checkpoint, resume: true })).toMatchObject({ reason: "early-stopping", step: done.step, best: done.best, loss: done.loss });
+    expect(await train(resumed, { ...options, checkpoint, resume: true })).toMatchObject({
+      reason: "early-stopping",
+      step: done.step,
+      best: done.best,
+      loss: done.loss,
+    });
     expect(await weightsOf(resumed)).toBe(await weightsOf(whole));
   });
 
@@ -95,7 +114,12 @@ describe("a run that is resumed", () => {
     await expect(resume({ batches: tinyBatches(5, 2) })).rejects.toThrow("belongs to another run: data was");
     await expect(resume({ steps: 13 })).rejects.toThrow("steps was 12, now it is 13");
     await expect(resume({ optimizer: sgd })).rejects.toThrow('optimizer.id was "adamw", now it is "sgd"');
-    await expect(resume({}, unfreeze(tinyModel(), (name) => name.includes("norm")))).rejects.toThrow(/belongs to another run: (model|shapes)/);
+    await expect(
+      resume(
+        {},
+        unfreeze(tinyModel(), (name) => name.includes("norm")),
+      ),
+    ).rejects.toThrow(/belongs to another run: (model|shapes)/);
     await expect(resume({}, await busy(tinyModel()))).rejects.toThrow("belongs to another run");
     await expect(train(unfreeze(tinyModel()), { ...settings, checkpoint })).rejects.toThrow("already holds checkpoints of a run, up to step 2");
   });
@@ -113,6 +137,17 @@ describe("a run that is resumed", () => {
     expect(events.filter(({ event }) => event === "warning").length).toBe(2);
     expect(events.find(({ event }) => event === "start")).toMatchObject({ step: 2, resumed: join(dir, "step-0000002") });
     expect((await readdir(dir)).some((name) => name.startsWith("."))).toBe(false);
+  });
+
+  it("warns when it was made on another backend or CPU variant, and goes on", async () => {
+    const checkpoint = { dir };
+    await stopAfter(unfreeze(tinyModel()), 2, { ...settings, checkpoint });
+    const path = join(dir, "step-0000002", "trainer.json");
+    await writeFile(path, (await readFile(path, "utf8")).replace(/"cpu": "[^"]*"/, '"cpu": "other"'));
+    const events: TrainingEvent[] = [];
+    await train(unfreeze(tinyModel()), { ...settings, checkpoint, resume: true, onEvent: (event) => events.push(event) });
+    expect(events[0]).toMatchObject({ event: "warning", message: expect.stringContaining("(other)") as string });
+    expect(events[1]).toMatchObject({ event: "start", step: 2 });
   });
 
   it("keeps the last good checkpoint when the disk is full, and ends in a sentence", async () => {

@@ -1,8 +1,8 @@
 import { describe, expect, it } from "vitest";
-import { constant, cosine, linear } from "./index.ts";
-import { scheduleOf } from "./schedules.ts";
+import { constant, cosine, linear, scheduleOf } from "./schedules.ts";
 
-const rates = (schedule: (step: number, steps: number) => number, steps: number): number[] => Array.from({ length: steps + 1 }, (_, step) => schedule(step, steps));
+const rates = (schedule: (step: number, steps: number) => number, steps: number): number[] =>
+  Array.from({ length: steps + 1 }, (_, step) => schedule(step, steps));
 
 describe("schedules", () => {
   it("linear: starts at 0 with warm-up, peaks when it ends, falls to 0 after the last step", () => {
@@ -17,7 +17,12 @@ describe("schedules", () => {
 
   it("constant: full after warm-up; a schedule of one's own is warmed up too", () => {
     expect(rates(constant({ warmup: 2 }), 3)).toEqual([0, 0.5, 1, 1]);
-    expect(rates(scheduleOf((step) => 10 * step, 2), 3)).toEqual([0, 0.5, 20, 30]);
+    expect(
+      rates(
+        scheduleOf((step) => 10 * step, 2),
+        3,
+      ),
+    ).toEqual([0, 0.5, 20, 30]);
   });
 
   it("an unknown name ends in a sentence with those there are", () => {

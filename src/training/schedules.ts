@@ -6,7 +6,10 @@ export interface Warmup {
   warmup?: number;
 }
 
-const rising = (warmup: number, then: Schedule): Schedule => (step, steps) => (step < warmup ? step / Math.max(1, warmup) : then(step, steps));
+const rising =
+  (warmup: number, then: Schedule): Schedule =>
+  (step, steps) =>
+    step < warmup ? step / Math.max(1, warmup) : then(step, steps);
 
 /** The full rate after warm-up (transformers' get_constant_schedule_with_warmup). */
 export const constant = ({ warmup = 0 }: Warmup = {}): Schedule => rising(warmup, () => 1);

@@ -62,8 +62,13 @@ export class Session {
     this.optimization = new Optimization(groups, this.trained.values(), { ...settings, ...(options.clip === undefined ? {} : { clip: options.clip }) });
     const wants = (what: string): boolean => this.regimes.some(({ regime }) => regime.wants?.includes(what as never));
     this.taps = wants("taps") || this.optimization.wantsTaps ? new TapRecorder() : undefined;
-    if (wants("teacher") && !options.teacher) throw new StrutError("option", "a regime of this run needs a teacher", { path: "teacher", hint: "Give train() the model it shall learn from as `teacher`." });
-    if (wants("validation") && !this.#validationData) throw new StrutError("option", "a regime of this run needs validation batches", { path: "validation", hint: "Give train() `validation`." });
+    if (wants("teacher") && !options.teacher)
+      throw new StrutError("option", "a regime of this run needs a teacher", {
+        path: "teacher",
+        hint: "Give train() the model it shall learn from as `teacher`.",
+      });
+    if (wants("validation") && !this.#validationData)
+      throw new StrutError("option", "a regime of this run needs validation batches", { path: "validation", hint: "Give train() `validation`." });
     this.#wantsHidden = wants("hidden");
     this.#wantsValidation = wants("validation");
   }
@@ -86,10 +91,14 @@ export class Session {
         this.parameters.set(name, w);
         this.trained.set(name, w);
       }
-    if (this.trained.size === 0) throw new StrutError("model", "the model has nothing to train: all of its parameters are frozen", { hint: "Adapt it (adapt), unfreeze leaves (unfreeze), or give `consume: true` to train its own weights." });
+    if (this.trained.size === 0)
+      throw new StrutError("model", "the model has nothing to train: all of its parameters are frozen", {
+        hint: "Adapt it (adapt), unfreeze leaves (unfreeze), or give `consume: true` to train its own weights.",
+      });
     for (const [name, w] of this.trained) {
       this.#names.set(w, name);
-      if (!isReal(w.dtype)) throw new StrutError("dtype", `${name} is ${w.dtype}; only f32 and f64 parameters train`, { path: name, hint: "Load the model as f32." });
+      if (!isReal(w.dtype))
+        throw new StrutError("dtype", `${name} is ${w.dtype}; only f32 and f64 parameters train`, { path: name, hint: "Load the model as f32." });
     }
   }
 
@@ -97,7 +106,9 @@ export class Session {
   readonly nameOf = (w: Parameter): string => {
     const name = this.#names.get(w);
     if (name !== undefined) return name;
-    throw new StrutError("parameter", `${w.name || "a parameter"} does not belong to what trains here: the base model is shared and never written`, { hint: "Make it trainable first: unfreeze(model, …), or `consume: true`." });
+    throw new StrutError("parameter", `${w.name || "a parameter"} does not belong to what trains here: the base model is shared and never written`, {
+      hint: "Make it trainable first: unfreeze(model, …), or `consume: true`.",
+    });
   };
 
   #views(set: AdapterSet): View[] {
@@ -123,19 +134,31 @@ export class Session {
     // oxlint-disable-next-line no-this-alias -- the getters below have a `this` of their own
     const session = this;
     const training: Training = {
-      get step() { return session.step; },
+      get step() {
+        return session.step;
+      },
       steps: session.settings.steps,
-      get epoch() { return session.epoch; },
-      get batch() { return session.batch; },
+      get epoch() {
+        return session.epoch;
+      },
+      get batch() {
+        return session.batch;
+      },
       model: session.model,
       sites: session.model.sites,
       views,
       parameters: session.parameters,
       live,
-      get rng() { return session.#root.fork(`${name}/${session.step}`); },
+      get rng() {
+        return session.#root.fork(`${name}/${session.step}`);
+      },
       gradient: (w) => session.gradients.get(w),
-      get taps() { return session.taps?.taps ?? none; },
-      get hidden() { return session.hidden; },
+      get taps() {
+        return session.taps?.taps ?? none;
+      },
+      get hidden() {
+        return session.hidden;
+      },
       trainable: (w, on, state = "keep") => session.#choose(w, on, state),
       moments: (w) => session.optimization.moments(w, session.context()),
       pass: (batch, options) => session.#pass(batch, options?.backward ?? false),
@@ -145,7 +168,8 @@ export class Session {
     return { name, regime, training };
   }
 
-  context = () => this.optimization.context(this.step, this.settings.steps, this.#root.fork(`optimizer/${this.step}`), this.model.sites, this.taps?.taps ?? none);
+  context = () =>
+    this.optimization.context(this.step, this.settings.steps, this.#root.fork(`optimizer/${this.step}`), this.model.sites, this.taps?.taps ?? none);
 
   #choose(w: Parameter, on: boolean, state: "keep" | "drop"): void {
     this.nameOf(w);

@@ -44,7 +44,8 @@ export function restoreInto(state: State, saved: State): void {
   for (const key of Object.keys(state)) if (!Object.hasOwn(saved, key) && !(isState(state[key]!) && Object.keys(state[key]).length === 0)) delete state[key];
   for (const [key, value] of Object.entries(saved)) {
     const now = state[key];
-    if (now instanceof Tensor && value instanceof Tensor && now.dtype === value.dtype && String(now.shape) === String(value.shape) && now.contiguous) hostView(now).set(hostView(value) as never);
+    if (now instanceof Tensor && value instanceof Tensor && now.dtype === value.dtype && String(now.shape) === String(value.shape) && now.contiguous)
+      hostView(now).set(hostView(value) as never);
     else if (now !== undefined && isState(now) && isState(value)) restoreInto(now, value);
     else state[key] = value;
   }

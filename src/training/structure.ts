@@ -10,7 +10,10 @@ const product = (shape: readonly number[]): number => shape.reduce((a, b) => a *
 
 /** Slices of x (contiguous) along an axis in the order of `index`; −1 gives `fill`. */
 function gathered(x: Tensor, axis: number, index: Int32Array, fill: number): Tensor {
-  const out = empty(x.shape.map((n, i) => (i === axis ? index.length : n)), x.dtype);
+  const out = empty(
+    x.shape.map((n, i) => (i === axis ? index.length : n)),
+    x.dtype,
+  );
   const [to, from] = [hostView(out), hostView(x)];
   const [outer, inner, extent] = [product(x.shape.slice(0, axis)), product(x.shape.slice(axis + 1)), x.shape[axis]!];
   for (let o = 0; o < outer; o++)
@@ -40,7 +43,8 @@ function* elementwise(state: State, w: Tensor): Generator<[State, string, Tensor
   }
 }
 
-const tensorsIn = (state: State): number => Object.values(state).reduce((n: number, value) => n + (value instanceof Tensor ? 1 : typeof value === "number" ? 0 : tensorsIn(value)), 0);
+const tensorsIn = (state: State): number =>
+  Object.values(state).reduce((n: number, value) => n + (value instanceof Tensor ? 1 : typeof value === "number" ? 0 : tensorsIn(value)), 0);
 
 /** Shapes and masks of the parameters in training; optimiser state and this step's gradients follow them. */
 export class Structure {
@@ -57,15 +61,23 @@ export class Structure {
     const at = axis < 0 ? axis + w.shape.length : axis;
     const extent = w.shape[at];
     if (extent === undefined) throw new StrutError("shape", `resize: ${w.name} of shape [${w.shape}] has no axis ${axis}`);
-    for (const i of index) if (i < -1 || i >= extent) throw new StrutError("range", `resize: index ${i} does not lie in −1…${extent - 1}, the extent of axis ${axis} of ${w.name}`);
-    if (following === "keep" && index.length !== extent) throw new StrutError("shape", `resize: the optimiser state of ${w.name} can only be kept where its extent stays ${extent}, not ${index.length}`, { hint: 'Use "gather", "zero" or "reset".' });
+    for (const i of index)
+      if (i < -1 || i >= extent) throw new StrutError("range", `resize: index ${i} does not lie in −1…${extent - 1}, the extent of axis ${axis} of ${w.name}`);
+    if (following === "keep" && index.length !== extent)
+      throw new StrutError("shape", `resize: the optimiser state of ${w.name} can only be kept where its extent stays ${extent}, not ${index.length}`, {
+        hint: 'Use "gather", "zero" or "reset".',
+      });
     noGrad(() => {
       const value = gathered(w, at, index, fill);
       this.#follow(w, at, index, following, value.shape);
       const gradient = this.#gradients().get(w);
       if (gradient) this.#gradients().set(w, gathered(gradient, at, index, 0));
       const mask = this.masks.get(w);
-      if (mask && at === 0) this.masks.set(w, Uint8Array.from(index, (i) => (i < 0 ? 0 : mask[i]!)));
+      if (mask && at === 0)
+        this.masks.set(
+          w,
+          Uint8Array.from(index, (i) => (i < 0 ? 0 : mask[i]!)),
+        );
       w.assign(value);
       this.hold(w);
     });
@@ -77,7 +89,9 @@ export class Structure {
     for (const state of this.#optimization.statesOf(w)) {
       const parts = [...elementwise(state, w)];
       if (parts.length !== tensorsIn(state))
-        throw new StrutError("shape", `resize: the optimiser of ${w.name} holds tensors that are not shaped like it, which cannot follow`, { hint: 'Use "reset", so that its state starts anew.' });
+        throw new StrutError("shape", `resize: the optimiser of ${w.name} holds tensors that are not shaped like it, which cannot follow`, {
+          hint: 'Use "reset", so that its state starts anew.',
+        });
       for (const [owner, key, value] of parts) owner[key] = keep(following === "zero" ? zeros(shape, value.dtype) : gathered(value, axis, index, 0));
     }
   }
@@ -114,7 +128,8 @@ export class Structure {
       throw new StrutError("parameter", `${site.path} has no parameter ${name} that could change`, { hint: `It has ${Object.keys(params).join(", ")}.` });
     };
     return {
-      site, params,
+      site,
+      params,
       resize: (name, axis, index, state, fill) => this.resize(parameter(name), axis, index, state, fill),
       mask: (name, rows) => this.mask(parameter(name), rows),
     };

@@ -19,7 +19,9 @@ function busyRegime(log: string[]): Regime<Probe> {
   return {
     state,
     wants: ["hidden", "taps", "validation"],
-    groups: (t) => [{ parameters: t.views.map(({ params }) => params.B as Parameter), learningRateFactor: 2, weightDecay: 0, schedule: (step) => 1 / (1 + step) }],
+    groups: (t) => [
+      { parameters: t.views.map(({ params }) => params.B as Parameter), learningRateFactor: 2, weightDecay: 0, schedule: (step) => 1 / (1 + step) },
+    ],
     phases: [
       { steps: 4 },
       {
@@ -87,7 +89,11 @@ export const busy = async (model: Model, log: string[] = []): Promise<Model> =>
   adapt(
     model,
     adapter({
-      id: "busy", title: "test", paper: "none", kinds: ["linear"], options: z.object({ r: z.number().default(3) }),
+      id: "busy",
+      title: "test",
+      paper: "none",
+      kinds: ["linear"],
+      options: z.object({ r: z.number().default(3) }),
       init: (site, o, { rng }): Probe & Params => ({ A: rng.uniform([o.r, site.in], 0.5), B: add(zeros([site.out, o.r]), rng.normal([site.out, o.r], 0.1)) }),
       update: (p) => lowRank(p.B, p.A),
       forward(x, y, p, site, _o, live) {

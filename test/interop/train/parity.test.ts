@@ -35,7 +35,9 @@ async function batches(): Promise<Batch[]> {
   const ids = Array.from(new BigInt64Array((await file.read("ids")).slice().buffer), Number);
   await file.close();
   const [count, rows, tokens] = shape as [number, number, number];
-  return Array.from({ length: count }, (_, b) => ({ ids: Array.from({ length: rows }, (_, r) => ids.slice((b * rows + r) * tokens, (b * rows + r + 1) * tokens)) }));
+  return Array.from({ length: count }, (_, b) => ({
+    ids: Array.from({ length: rows }, (_, r) => ids.slice((b * rows + r) * tokens, (b * rows + r + 1) * tokens)),
+  }));
 }
 
 const settings = { steps: 8, learningRate: 1e-3, schedule: "linear", warmup: 2, clip: 1 } as const;
@@ -46,8 +48,16 @@ const distance = (a: ArrayLike<number>, b: ArrayLike<number>): number => Array.f
 const relative = (a: readonly number[], b: readonly number[]): number => a.reduce((most, x, i) => Math.max(most, Math.abs(x - b[i]!) / Math.abs(b[i]!)), 0);
 
 function checkSteps(run: string, steps: readonly StepEvent[], expected: Expected): void {
-  const [losses, norms] = [relative(steps.map(({ loss }) => loss), expected.losses), relative(steps.map(({ gradNorm }) => gradNorm), expected.grad_norms)];
-  console.log(`${run}: losses ${losses.toExponential(1)}, gradient norms ${norms.toExponential(1)} relative`);
+  const [losses, norms] = [
+    relative(
+      steps.map(({ loss }) => loss),
+      expected.losses,
+    ),
+    relative(
+      steps.map(({ gradNorm }) => gradNorm),
+      expected.grad_norms,
+    ),
+  ];
   expect(steps.map(({ learningRate }) => learningRate)).toEqual(expected.lrs.map((rate) => expect.closeTo(rate, 12) as number));
   expect(losses).toBeLessThan(2e-6);
   // f32 sums in another order: giving any single kernel its exactly rounded form moves the sixth norm of `full` by up to ±2e-6
@@ -99,9 +109,9 @@ describe("training as torch and PEFT do it", () => {
     const expected = await expectedOf("full");
     checkSteps("full", steps, expected);
     const named = parameters(model);
-    if (watched) expect(await worst(join(here, "full/grads_step0_some.safetensors"), (name) => gradients.get(named.get(name)!)!)).toBeLessThan(gradientBound(expected));
+    if (watched)
+      expect(await worst(join(here, "full/grads_step0_some.safetensors"), (name) => gradients.get(named.get(name)!)!)).toBeLessThan(gradientBound(expected));
     const final = await worst(join(here, "full/final_some.safetensors"), (name) => named.get(name)!.data() as Promise<Float32Array>);
-    console.log(`full: final tensors ${final.toExponential(1)}`);
     expect(final).toBeLessThan(2e-5);
   });
 
@@ -118,7 +128,11 @@ describe("training as torch and PEFT do it", () => {
 
     const names = { A: "lora_A.weight", B: "lora_B.weight", m: "lora_magnitude_vector.weight" } as const;
     const { entries } = model.adapters.get("default")!;
-    const byName = new Map([...entries].flatMap(([path, params]) => Object.entries(params).map(([key, w]): [string, Parameter] => [`${path}.${names[key as keyof typeof names]}`, w as Parameter])));
+    const byName = new Map(
+      [...entries].flatMap(([path, params]) =>
+        Object.entries(params).map(([key, w]): [string, Parameter] => [`${path}.${names[key as keyof typeof names]}`, w as Parameter]),
+      ),
+    );
     expect(await worst(join(here, run, "grads_step0.safetensors"), (name) => gradients.get(byName.get(name)!)!)).toBeLessThan(gradientBound(expected));
 
     const saved = join(await mkdtemp(join(tmpdir(), "strut-")), "adapter");
@@ -126,7 +140,6 @@ describe("training as torch and PEFT do it", () => {
     const ours = await readTensors(join(saved, "adapter_model.safetensors"));
     const final = await worst(join(here, run, "final/adapter_model.safetensors"), async (name) => ours.get(name)!);
     await rm(join(saved, ".."), { recursive: true });
-    console.log(`${run}: final tensors ${final.toExponential(1)}`);
     expect(final).toBeLessThan(2e-5);
   });
 });
