@@ -133,12 +133,16 @@ try {
   process.exit(1);
 }
 const native = await compiler();
-if (!native) console.log("strut: no C compiler was found, so strut goes on with WebAssembly.");
+const goOn = (why) => {
+  rmSync(join(out, files.native), { force: true });
+  console.log(`strut: ${why}, so strut goes on with WebAssembly.`);
+};
+if (!native) goOn("no C compiler was found");
 else {
   try {
     await make("native", stamp, [tree, script, native], () => buildNative(native, tree));
   } catch (error) {
     if (process.env.STRUT_BUILD === "verbose") console.error(error.stderr ?? error);
-    console.log(`strut: ${native.command} could not compile the native kernels, so strut goes on with WebAssembly. STRUT_BUILD=verbose says why.`);
+    goOn(`${native.command} could not compile the native kernels (STRUT_BUILD=verbose says why)`);
   }
 }
