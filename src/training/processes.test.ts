@@ -40,7 +40,7 @@ describe("a process that trains", () => {
     for (;;) {
       let wait = Math.random() * 12;
       const { lines, signal } = await run(["run", killed, steps], (line, kill) => {
-        if (kills < 6 && line["event"] === "step" && wait-- < 0) setTimeout(() => kill("SIGKILL"), Math.random() * 20);
+        if (kills < 4 && line["event"] === "step" && wait-- < 0) setTimeout(() => kill("SIGKILL"), Math.random() * 20);
       });
       if (signal === "SIGKILL") {
         kills++;
@@ -49,7 +49,7 @@ describe("a process that trains", () => {
       expect(lines.at(-1)!["digest"]).toBe(expected);
       break;
     }
-    expect(kills).toBeGreaterThan(2);
+    expect(kills).toBeGreaterThan(1);
   });
 
   it("stops within a second of Ctrl-C, with a checkpoint of the step it was in", { timeout: 60_000 }, async () => {
