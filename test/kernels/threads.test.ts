@@ -13,21 +13,6 @@ beforeAll(async () => {
   native = present.filter(({ backend }) => backend.name === "native");
 });
 
-describe("gemm in f64", () => {
-  it("agrees with the reference on native and WebAssembly", () => {
-    const found: string[] = [];
-    for (let i = 0; i < 63; i++) {
-      const call = entries.gemm(new Draw(i * 31 + 5, { real: "f64", large: i >= 60 }));
-      const expected = expectedOf(call);
-      for (const machine of present) {
-        const wrong = disagreement(call, expected, runOn(machine, call));
-        if (wrong) found.push(`${machine.label}: ${describeCall(call)}\n    ${wrong}`);
-      }
-    }
-    expect(found.slice(0, 3).join("\n")).toBe("");
-  });
-});
-
 describe("many threads", () => {
   it.each(["gemm", "attention", "attention_backward", "sum_squares", "layer_norm_backward"] as const)(
     "%s gives the same bits with 1, 3 and 32 threads, whose scratch is smaller",
