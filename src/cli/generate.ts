@@ -2,7 +2,7 @@ import type { Command } from "commander";
 import { generate, generationOptions } from "../models/index.ts";
 import { openModel } from "../recipe/open.ts";
 import { start } from "../tensor/index.ts";
-import { coloured, print, printJson, type Io } from "./io.ts";
+import { coloured, printJson, type Io } from "./io.ts";
 import { givenOptions, jsonOption, schemaOptions } from "./options.ts";
 
 const names = ["maxNewTokens", "temperature", "topK", "topP", "repetitionPenalty", "seed", "stopStrings"] as const;
@@ -27,13 +27,18 @@ async function continueText(folder: string, options: Options, io: Io): Promise<v
   await start();
   const { model, tokenizer } = await openModel(folder, options);
   const began = performance.now();
-  if (!options.json) io.stdout.write(coloured(io, "dim", options.prompt));
+  let shown = false;
+  /** The prompt comes with the first token, so that an error before it stands alone. */
+  const show = (piece: string): void => {
+    io.stdout.write(shown ? piece : coloured(io, "dim", options.prompt) + piece);
+    shown = true;
+  };
   const { ids, text = "", reason } = await generate(model, tokenizer.encode(options.prompt), {
     ...givenOptions({ ...options }, names, { stopStrings: "stop" }),
     tokenizer,
     signal: io.interrupt(),
-    ...(options.json ? {} : { onToken: ({ text: piece = "" }) => void io.stdout.write(piece) }),
+    ...(options.json ? {} : { onToken: ({ text: piece = "" }) => show(piece) }),
   });
-  if (!options.json) return print(io, "");
+  if (!options.json) return show("\n");
   printJson(io, { prompt: options.prompt, text, ids, reason, tokens_per_second: ids.length / ((performance.now() - began) / 1000) });
 }

@@ -1,4 +1,4 @@
-import { closeSync, fsyncSync, mkdirSync, openSync, readFileSync, truncateSync, writeSync } from "node:fs";
+import { closeSync, mkdirSync, openSync, readFileSync, truncateSync, writeSync } from "node:fs";
 import { rm } from "node:fs/promises";
 import { join } from "node:path";
 import { merge, savePeft } from "../adapters/index.ts";
@@ -32,36 +32,39 @@ export async function clearRun(out: string): Promise<void> {
   for (const name of Object.values(outputs)) await rm(join(out, name), { recursive: true, force: true });
 }
 
-/** A file that events are added to, one JSON line each; a line that a killed run left unfinished is cut off. */
+/**
+ * A file that events are added to, one JSON line each. It is made by the first of them, so a run that cannot start leaves
+ * nothing; a line that a killed run left unfinished is cut off.
+ */
 class EventFile {
-  readonly #path: string;
-  readonly #handle: number;
+  readonly #folder: string;
+  #handle: number | undefined;
 
-  constructor(out: string) {
-    this.#path = join(out, outputs.events);
-    this.#handle = this.#try(() => {
-      mkdirSync(out, { recursive: true });
-      const handle = openSync(this.#path, "a+");
-      const content = readFileSync(this.#path);
-      const end = content.lastIndexOf(10) + 1;
-      if (end < content.length) truncateSync(this.#path, end);
-      return handle;
-    });
+  constructor(folder: string) {
+    this.#folder = folder;
   }
 
-  #try<T>(work: () => T): T {
+  readonly add = (event: TrainingEvent): void => {
+    const path = join(this.#folder, outputs.events);
     try {
-      return work();
+      this.#handle ??= this.#open(path);
+      writeSync(this.#handle, `${JSON.stringify(event)}\n`);
     } catch (cause) {
-      throw fileError(cause, this.#path, "write");
+      throw fileError(cause, path, "write");
     }
-  }
+  };
 
-  readonly add = (event: TrainingEvent): void => void this.#try(() => writeSync(this.#handle, `${JSON.stringify(event)}\n`));
+  #open(path: string): number {
+    mkdirSync(this.#folder, { recursive: true });
+    const handle = openSync(path, "a+");
+    const content = readFileSync(path);
+    const end = content.lastIndexOf(10) + 1;
+    if (end < content.length) truncateSync(path, end);
+    return handle;
+  }
 
   close(): void {
-    this.#try(() => fsyncSync(this.#handle));
-    closeSync(this.#handle);
+    if (this.#handle !== undefined) closeSync(this.#handle);
   }
 }
 
