@@ -39,7 +39,10 @@ export function define(command: Command, io: Io): void {
 async function bundledRecipe(): ReturnType<typeof readRecipe> {
   const path = packagePath("examples/shakespeare.yaml");
   if (!(await stat(path).catch(() => undefined)))
-    throw new StrutError("files", "this installation of strut comes without the demo's model and text", { path, hint: "Clone the repository and run `npm ci && npm start` in it." });
+    throw new StrutError("files", "this installation of strut comes without the demo's model and text", {
+      path,
+      hint: "Clone the repository and run `npm ci && npm start` in it.",
+    });
   // relative paths read better, and stay out of the adapter's config
   const here = relative(process.cwd(), path);
   return readRecipe(here.startsWith("..") ? path : here);
@@ -60,7 +63,10 @@ async function demo({ out, seed, steps, json }: Options, io: Io): Promise<void> 
   await makeRoom(out);
   const say = (text: string): void => (json ? undefined : print(io, text));
   const heading = (text: string): void => say(`\n${coloured(io, "bold", text)}`);
-  const prepared = await prepare({ ...recipe, training: { ...recipe.training, ...(seed === undefined ? {} : { seed }), ...(steps === undefined ? {} : { steps }) } });
+  const prepared = await prepare({
+    ...recipe,
+    training: { ...recipe.training, ...(seed === undefined ? {} : { seed }), ...(steps === undefined ? {} : { steps }) },
+  });
   const { base, heldOut, parameters: counts } = prepared;
   say(`strut ${(await readPackage()).version} on ${backendText(engine())}`);
   heading("Model");
@@ -94,24 +100,49 @@ async function demo({ out, seed, steps, json }: Options, io: Io): Promise<void> 
   const textAfter = await sample(merged, prepared);
   say(quoted(textAfter, io));
 
-  const [baseBytes, adapterBytes, mergedBytes] = await Promise.all([join(recipe.model, "model.safetensors"), join(adapter, "adapter_model.safetensors"), join(folder, "model.safetensors")].map(async (path) => (await stat(path)).size));
+  const [baseBytes, adapterBytes, mergedBytes] = await Promise.all(
+    [join(recipe.model, "model.safetensors"), join(adapter, "adapter_model.safetensors"), join(folder, "model.safetensors")].map(
+      async (path) => (await stat(path)).size,
+    ),
+  );
   const seconds = (performance.now() - began) / 1000;
   if (json)
     return printJson(io, {
-      before: scores(before), after: scores(after), lower, max_logit_difference: difference, held_out_tokens: heldOut!.length, sample_before: textBefore, sample_after: textAfter,
-      parameters: counts, bytes: { base: baseBytes, adapter: adapterBytes, merged: mergedBytes }, seconds: { training: trainingSeconds, total: seconds }, adapter, merged: folder,
+      before: scores(before),
+      after: scores(after),
+      lower,
+      max_logit_difference: difference,
+      held_out_tokens: heldOut!.length,
+      sample_before: textBefore,
+      sample_after: textAfter,
+      parameters: counts,
+      bytes: { base: baseBytes, adapter: adapterBytes, merged: mergedBytes },
+      seconds: { training: trainingSeconds, total: seconds },
+      adapter,
+      merged: folder,
     });
-  say(`\n${resultTable([
-    { name: "base", score: before, parameters: counts.total, bytes: baseBytes!, seconds: undefined },
-    { name: recipe.method, score: { ...after, loss: result.best!.loss, perplexity: Math.exp(result.best!.loss) }, parameters: counts.trained, bytes: adapterBytes!, seconds: trainingSeconds },
-    { name: "merged", score: after, parameters: counts.total, bytes: mergedBytes!, seconds: undefined },
-  ])}`);
-  say(`\nPEFT adapter         ${adapter}\nHugging Face folder  ${folder}\n${coloured(io, "dim", `${secondsText(seconds)} in all. Try: strut generate ${folder} --prompt "JULIET:" --temperature 0.8`)}`);
+  say(
+    `\n${resultTable([
+      { name: "base", score: before, parameters: counts.total, bytes: baseBytes!, seconds: undefined },
+      {
+        name: recipe.method,
+        score: { ...after, loss: result.best!.loss, perplexity: Math.exp(result.best!.loss) },
+        parameters: counts.trained,
+        bytes: adapterBytes!,
+        seconds: trainingSeconds,
+      },
+      { name: "merged", score: after, parameters: counts.total, bytes: mergedBytes!, seconds: undefined },
+    ])}`,
+  );
+  say(
+    `\nPEFT adapter         ${adapter}\nHugging Face folder  ${folder}\n${coloured(io, "dim", `${secondsText(seconds)} in all. Try: strut generate ${folder} --prompt "JULIET:" --temperature 0.8`)}`,
+  );
 }
 
 const scores = ({ loss, perplexity, tokens }: Evaluation): Record<string, number> => ({ loss, perplexity, tokens });
 
-const scoreText = ({ loss, perplexity, tokens }: Evaluation): string => `loss ${loss.toFixed(4)} nats a token, perplexity ${perplexity.toFixed(2)}, over ${grouped(tokens)} tokens`;
+const scoreText = ({ loss, perplexity, tokens }: Evaluation): string =>
+  `loss ${loss.toFixed(4)} nats a token, perplexity ${perplexity.toFixed(2)}, over ${grouped(tokens)} tokens`;
 
 async function measured(model: Model, { heldOut, window }: Prepared, io: Io, json: boolean | undefined): Promise<Evaluation> {
   const status = new StatusLine(io);
@@ -120,11 +151,22 @@ async function measured(model: Model, { heldOut, window }: Prepared, io: Io, jso
 }
 
 async function sample(model: Model, { tokenizer, recipe }: Prepared): Promise<string> {
-  const { text = "" } = await generate(model, tokenizer.encode(PROMPT), { tokenizer, maxNewTokens: 90, temperature: 0.7, topP: 0.9, seed: recipe.training.seed });
+  const { text = "" } = await generate(model, tokenizer.encode(PROMPT), {
+    tokenizer,
+    maxNewTokens: 90,
+    temperature: 0.7,
+    topP: 0.9,
+    seed: recipe.training.seed,
+  });
   return PROMPT + text;
 }
 
-const quoted = (text: string, io: Io): string => text.trimEnd().split("\n").map((line) => coloured(io, "dim", `  │ ${line}`)).join("\n");
+const quoted = (text: string, io: Io): string =>
+  text
+    .trimEnd()
+    .split("\n")
+    .map((line) => coloured(io, "dim", `  │ ${line}`))
+    .join("\n");
 
 interface Row {
   readonly name: string;

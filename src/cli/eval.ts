@@ -24,7 +24,10 @@ export function define(command: Command, io: Io): void {
     .action((folder: string, options: Options) => evaluateFile(folder, options, io));
   schemaOptions(command, evaluationOptions, names);
   command.addOption(jsonOption());
-  command.addHelpText("after", "\nThe text is cut into windows that do not overlap; the first token of each is not scored.\nloss is the mean of −log p over all scored tokens, in nats.");
+  command.addHelpText(
+    "after",
+    "\nThe text is cut into windows that do not overlap; the first token of each is not scored.\nloss is the mean of −log p over all scored tokens, in nats.",
+  );
 }
 
 async function evaluateFile(folder: string, options: Options, io: Io): Promise<void> {
@@ -34,17 +37,26 @@ async function evaluateFile(folder: string, options: Options, io: Io): Promise<v
   const status = new StatusLine(io);
   const { loss, perplexity, tokens, seconds } = await evaluateText(model, tokenizer, text, {
     ...givenOptions({ ...options }, names),
-    ...(options.json ? {} : { onProgress: ({ tokens: done, total, loss: mean }) => status.show(`${Math.floor((100 * done) / total)} %  loss ${mean.toFixed(4)}`) }),
+    ...(options.json
+      ? {}
+      : { onProgress: ({ tokens: done, total, loss: mean }) => status.show(`${Math.floor((100 * done) / total)} %  loss ${mean.toFixed(4)}`) }),
   }).finally(() => status.clear());
-  if (!Number.isFinite(loss)) throw new StrutError("nan", `the loss on ${options.data} is ${loss}`, { path: options.data, hint: "The model's weights or the adapter's may have diverged in training." });
+  if (!Number.isFinite(loss))
+    throw new StrutError("nan", `the loss on ${options.data} is ${loss}`, {
+      path: options.data,
+      hint: "The model's weights or the adapter's may have diverged in training.",
+    });
   const speed = tokens / seconds;
   if (options.json) return printJson(io, { loss, perplexity, tokens, tokens_per_second: speed });
-  print(io, facts([
-    ["model", options.adapter === undefined ? folder : `${folder} with ${options.adapter}`],
-    ["loss", `${loss.toFixed(6)} nats a token`],
-    ["perplexity", significant(perplexity, 6)],
-    ["tokens", `${grouped(tokens)} scored`],
-    ["time", `${secondsText(seconds)}, ${grouped(speed)} tokens/s`],
-    ["backend", backendText(engine)],
-  ]));
+  print(
+    io,
+    facts([
+      ["model", options.adapter === undefined ? folder : `${folder} with ${options.adapter}`],
+      ["loss", `${loss.toFixed(6)} nats a token`],
+      ["perplexity", significant(perplexity, 6)],
+      ["tokens", `${grouped(tokens)} scored`],
+      ["time", `${secondsText(seconds)}, ${grouped(speed)} tokens/s`],
+      ["backend", backendText(engine)],
+    ]),
+  );
 }

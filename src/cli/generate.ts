@@ -33,7 +33,11 @@ async function continueText(folder: string, options: Options, io: Io): Promise<v
     io.stdout.write(shown ? piece : coloured(io, "dim", options.prompt) + piece);
     shown = true;
   };
-  const { ids, text = "", reason } = await generate(model, tokenizer.encode(options.prompt), {
+  const {
+    ids,
+    text = "",
+    reason,
+  } = await generate(model, tokenizer.encode(options.prompt), {
     ...givenOptions({ ...options }, names, { stopStrings: "stop" }),
     tokenizer,
     signal: io.interrupt(),

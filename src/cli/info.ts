@@ -33,7 +33,10 @@ export function define(command: Command, io: Io): void {
 }
 
 async function aboutEngine(): Promise<Known> {
-  const { backend: { name, variant, threads }, notes } = await start();
+  const {
+    backend: { name, variant, threads },
+    notes,
+  } = await start();
   const { version } = await readPackage();
   const f64 = name === "reference" ? "plain TypeScript, as everything here" : "GEMM natively; other f64 operations on the reference backend";
   return {
@@ -56,7 +59,9 @@ async function aboutPath(path: string): Promise<Known> {
   });
   if (!status.isDirectory()) return aboutWeights(path);
   const names = await readdir(path);
-  return names.includes("adapter_config.json") || !names.includes("config.json") && names.length > 0 && !names.some((name) => name.endsWith(".safetensors")) ? aboutAdapter(path) : aboutModel(path);
+  return names.includes("adapter_config.json") || (!names.includes("config.json") && names.length > 0 && !names.some((name) => name.endsWith(".safetensors")))
+    ? aboutAdapter(path)
+    : aboutModel(path);
 }
 
 interface Contents {
@@ -82,7 +87,12 @@ function contents(entries: Iterable<TensorEntry>): Contents {
 const contentLines = ({ tensors, parameters, bytes, dtypes }: Contents): [string, string][] => [
   ["parameters", `${grouped(parameters)} in ${tensors} tensors`],
   ["size", bytesText(bytes)],
-  ["dtype", Object.entries(dtypes).map(([dtype, count]) => (count === tensors ? dtype : `${dtype} (${count})`)).join(", ")],
+  [
+    "dtype",
+    Object.entries(dtypes)
+      .map(([dtype, count]) => (count === tensors ? dtype : `${dtype} (${count})`))
+      .join(", "),
+  ],
 ];
 
 async function aboutWeights(path: string): Promise<Known> {
@@ -92,7 +102,11 @@ async function aboutWeights(path: string): Promise<Known> {
     const metadata = Object.entries(weights.metadata);
     return {
       json: { kind: "safetensors", ...held, metadata: weights.metadata },
-      lines: [["file", path], ...contentLines(held), ["metadata", metadata.length > 0 ? metadata.map(([key, value]) => `${key}: ${value.slice(0, 100)}`).join("\n") : undefined]],
+      lines: [
+        ["file", path],
+        ...contentLines(held),
+        ["metadata", metadata.length > 0 ? metadata.map(([key, value]) => `${key}: ${value.slice(0, 100)}`).join("\n") : undefined],
+      ],
     };
   } finally {
     await weights.close();
@@ -105,7 +119,10 @@ async function aboutTokenizer(folder: string, vocabularySize: number): Promise<{
   try {
     const tokenizer = await loadTokenizer(folder);
     checkVocabulary(tokenizer, vocabularySize);
-    return { json: { tokens: tokenizer.vocabularySize, bos: tokenizer.bos ?? null, eos: tokenizer.eos ?? null }, text: `${grouped(tokenizer.vocabularySize)} tokens` };
+    return {
+      json: { tokens: tokenizer.vocabularySize, bos: tokenizer.bos ?? null, eos: tokenizer.eos ?? null },
+      text: `${grouped(tokenizer.vocabularySize)} tokens`,
+    };
   } catch (error) {
     if (!(error instanceof StrutError)) throw error;
     return { json: { error: error.message }, text: error.message };
@@ -127,8 +144,21 @@ async function aboutModel(folder: string): Promise<Known> {
     const linear = [...new Set(sites.filter(({ kind }) => kind === "linear").map(({ path }) => path.split(".").at(-1)!))];
     return {
       json: {
-        kind: "model", architecture: name, modelType: architecture.modelType, ...held, files: weights.files.length, layers: depth, width, heads, kvHeads, headSize,
-        context, vocabulary: vocabularySize, tied, sites: sites.map(({ path, kind, shape }) => ({ path, kind, shape })), tokenizer: tokenizer.json,
+        kind: "model",
+        architecture: name,
+        modelType: architecture.modelType,
+        ...held,
+        files: weights.files.length,
+        layers: depth,
+        width,
+        heads,
+        kvHeads,
+        headSize,
+        context,
+        vocabulary: vocabularySize,
+        tied,
+        sites: sites.map(({ path, kind, shape }) => ({ path, kind, shape })),
+        tokenizer: tokenizer.json,
       },
       lines: [
         ["model", folder],
@@ -151,13 +181,26 @@ async function aboutAdapter(folder: string): Promise<Known> {
   const { config, weights, close } = await openPeftDirectory(folder);
   try {
     const held = contents(weights.entries.values());
-    const { r, lora_alpha: alpha, use_dora: dora, use_rslora: rslora } = config as { r?: number; lora_alpha?: number; use_dora?: boolean; use_rslora?: boolean };
+    const {
+      r,
+      lora_alpha: alpha,
+      use_dora: dora,
+      use_rslora: rslora,
+    } = config as { r?: number; lora_alpha?: number; use_dora?: boolean; use_rslora?: boolean };
     const targets = config.target_modules;
     const variant = [dora ? "DoRA" : "", rslora ? "rsLoRA" : ""].filter(Boolean).join(", ");
     return {
       json: {
-        kind: "adapter", type: config.peft_type, rank: r ?? null, alpha: alpha ?? null, dora: dora ?? false, rslora: rslora ?? false, targets, modulesToSave: config.modules_to_save,
-        base: config.base_model_name_or_path, ...held,
+        kind: "adapter",
+        type: config.peft_type,
+        rank: r ?? null,
+        alpha: alpha ?? null,
+        dora: dora ?? false,
+        rslora: rslora ?? false,
+        targets,
+        modulesToSave: config.modules_to_save,
+        base: config.base_model_name_or_path,
+        ...held,
       },
       lines: [
         ["adapter", folder],

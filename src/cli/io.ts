@@ -56,4 +56,5 @@ export class StatusLine {
 }
 
 /** `native (avx512), 2 threads` */
-export const backendText = ({ backend: { name, variant, threads } }: Engine): string => `${name} (${variant}), ${threads} ${threads === 1 ? "thread" : "threads"}`;
+export const backendText = ({ backend: { name, variant, threads } }: Engine): string =>
+  `${name} (${variant}), ${threads} ${threads === 1 ? "thread" : "threads"}`;

@@ -37,10 +37,13 @@ async function mergeFolders(base: string, adapter: string, { out, dtype, overwri
   // through the disk, so that rounding to a smaller dtype counts too
   const { difference, positions } = await largestDifference(adapted, await loadModel(out));
   if (json) return printJson(io, { out, max_logit_difference: difference, positions });
-  print(io, facts([
-    ["merged", `${base} + ${adapter}`],
-    ["written", out],
-    ["max |Δlogit|", `${significant(difference, 3)} between adapted and merged, at ${positions} positions`],
-    ["backend", backendText(engine)],
-  ]));
+  print(
+    io,
+    facts([
+      ["merged", `${base} + ${adapter}`],
+      ["written", out],
+      ["max |Δlogit|", `${significant(difference, 3)} between adapted and merged, at ${positions} positions`],
+      ["backend", backendText(engine)],
+    ]),
+  );
 }

@@ -21,23 +21,38 @@ const all = (): Promise<Method[]> => Promise.all(methodIds.map(methodById));
 
 /** A method as machines read it; options are a JSON Schema of what may be given. */
 const described = ({ id, family, title, paper, options, needs = [], waives = [] }: Method): Record<string, unknown> => ({
-  id, family, title, paper, options: z.toJSONSchema(options, { io: "input", unrepresentable: "any" }), needs, waives,
+  id,
+  family,
+  title,
+  paper,
+  options: z.toJSONSchema(options, { io: "input", unrepresentable: "any" }),
+  needs,
+  waives,
 });
 
 function listMethods(methods: readonly Method[], io: Io): void {
-  print(io, table([{ title: "id" }, { title: "family" }, { title: "title" }, { title: "paper" }], methods.map(({ id, family, title, paper }) => [id, family, title, paper])));
+  print(
+    io,
+    table(
+      [{ title: "id" }, { title: "family" }, { title: "title" }, { title: "paper" }],
+      methods.map(({ id, family, title, paper }) => [id, family, title, paper]),
+    ),
+  );
   print(io, `\n${coloured(io, "dim", "strut methods ID describes one and its options.")}`);
 }
 
 function printMethod({ id, family, title, paper, options, needs = [], waives = [] }: Method, io: Io): void {
-  print(io, facts([
-    ["id", id],
-    ["title", title],
-    ["family", family],
-    ["paper", paper],
-    ["needs", needs.length > 0 ? needs.join(", ") : undefined],
-    ["waives", waives.length > 0 ? waives.map(({ law, because }) => `${law}: ${because}`).join("\n") : undefined],
-  ]));
+  print(
+    io,
+    facts([
+      ["id", id],
+      ["title", title],
+      ["family", family],
+      ["paper", paper],
+      ["needs", needs.length > 0 ? needs.join(", ") : undefined],
+      ["waives", waives.length > 0 ? waives.map(({ law, because }) => `${law}: ${because}`).join("\n") : undefined],
+    ]),
+  );
   const described = Object.entries(options.shape).map(([name, option]): [string, string] => [`  ${name}`, (option as z.ZodType).description ?? ""]);
   if (described.length > 0) print(io, `\nOptions, under \`options\` in a recipe:\n${facts(described)}`);
 }

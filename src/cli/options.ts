@@ -35,7 +35,11 @@ export function schemaOptions(command: Command, schema: z.ZodObject, names: read
 }
 
 /** The options of a schema that were given, under the schema's names. */
-export function givenOptions(options: Readonly<Record<string, unknown>>, names: readonly string[], renamed: Readonly<Record<string, string>> = {}): Record<string, unknown> {
+export function givenOptions(
+  options: Readonly<Record<string, unknown>>,
+  names: readonly string[],
+  renamed: Readonly<Record<string, string>> = {},
+): Record<string, unknown> {
   return Object.fromEntries(names.flatMap((name) => (options[renamed[name] ?? name] === undefined ? [] : [[name, options[renamed[name] ?? name]]])));
 }
 
@@ -45,15 +49,21 @@ export const outOption = (what: string): Option => new Option("--out <folder>", 
 
 export const overwriteOption = (): Option => new Option("--overwrite", "replace what the folder holds");
 
-export const dtypeOption = (): Option => new Option("--dtype <dtype>", "stored type of the weights; defaults to what they have").choices(["f32", "bf16", "f16"]);
+export const dtypeOption = (): Option =>
+  new Option("--dtype <dtype>", "stored type of the weights; defaults to what they have").choices(["f32", "bf16", "f16"]);
 
 /** Refuses a folder that holds something before work is done for it. */
 export async function refuseFilled(folder: string, overwrite = false, hint = "Choose a new folder, or add --overwrite."): Promise<void> {
   if (overwrite) return;
   const names = await readdir(folder).catch((cause: NodeJS.ErrnoException) => {
     if (cause.code === "ENOENT") return [];
-    throw cause.code === "ENOTDIR" ? new StrutError("files", `${folder} is a file, expected a folder to write into.`, { path: folder, hint: "Choose another folder." }) : fileError(cause, folder, "write");
+    throw cause.code === "ENOTDIR"
+      ? new StrutError("files", `${folder} is a file, expected a folder to write into.`, { path: folder, hint: "Choose another folder." })
+      : fileError(cause, folder, "write");
   });
   if (names.length > 0)
-    throw new StrutError("files", `The folder ${folder} is not empty: it holds ${names.slice(0, 3).join(", ")}${names.length > 3 ? ", …" : ""}.`, { path: folder, hint });
+    throw new StrutError("files", `The folder ${folder} is not empty: it holds ${names.slice(0, 3).join(", ")}${names.length > 3 ? ", …" : ""}.`, {
+      path: folder,
+      hint,
+    });
 }

@@ -38,7 +38,13 @@ const output = (io: Io): OutputConfiguration => ({
   getErrHelpWidth: () => io.stderr.columns ?? 100,
   getOutHasColors: () => false,
   getErrHasColors: () => false,
-  outputError: (text, write) => write(text.replace(/^error: /, "strut: ").replace(/([^.?!)\n])\n/, "$1.\n").replace(/\n\(?(Did you mean .*?)\)?\n/, "\n       $1\n")),
+  outputError: (text, write) =>
+    write(
+      text
+        .replace(/^error: /, "strut: ")
+        .replace(/([^.?!)\n])\n/, "$1.\n")
+        .replace(/\n\(?(Did you mean .*?)\)?\n/, "\n       $1\n"),
+    ),
 });
 
 /**

@@ -37,7 +37,8 @@ export class TrainingProgress {
 
   readonly show = (event: TrainingEvent): void => {
     if (event.event === "step") return this.#step(event);
-    if (event.event === "evaluation") this.#line(`step ${event.step}  held-out loss ${event.loss.toFixed(4)}, perplexity ${event.perplexity.toFixed(2)}${event.best ? "" : " (no better)"}`);
+    if (event.event === "evaluation")
+      this.#line(`step ${event.step}  held-out loss ${event.loss.toFixed(4)}, perplexity ${event.perplexity.toFixed(2)}${event.best ? "" : " (no better)"}`);
     else if (event.event === "warning") this.#line(`warning: ${event.message}`);
     else if (event.event === "start" && event.resumed) this.#line(`going on from ${event.resumed}, step ${event.step}`);
   };

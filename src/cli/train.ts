@@ -28,7 +28,11 @@ export function define(command: Command, io: Io): void {
     .option("--overwrite", "start anew in a folder that holds a run, whose files are removed")
     .addOption(jsonOption())
     .action((options: Options) => trainRecipe(options, io));
-  command.addHelpText("after", () => `\nA recipe holds, in camelCase or snake_case, with paths relative to itself:\n${facts(described(recipeSchema))}\n\nCtrl-C saves a checkpoint and ends with code 130; run the same with --resume to go on.`);
+  command.addHelpText(
+    "after",
+    () =>
+      `\nA recipe holds, in camelCase or snake_case, with paths relative to itself:\n${facts(described(recipeSchema))}\n\nCtrl-C saves a checkpoint and ends with code 130; run the same with --resume to go on.`,
+  );
 }
 
 /** Keys of a schema with their descriptions, those of objects inside below theirs. */
@@ -53,7 +57,9 @@ async function trainRecipe({ recipe: path, out, resume = false, overwrite = fals
   const progress = new TrainingProgress(io);
   const began = performance.now();
   // from here on Ctrl-C saves; before, nothing was written that would need it
-  const result = await runRecipe(prepared, { out, resume, signal: io.interrupt(), onEvent: json ? (event) => printJson(io, event) : progress.show }).finally(() => progress.end());
+  const result = await runRecipe(prepared, { out, resume, signal: io.interrupt(), onEvent: json ? (event) => printJson(io, event) : progress.show }).finally(
+    () => progress.end(),
+  );
   const { adapter, folder, checkpoint, reason, step, loss } = result;
   if (json) printJson(io, { event: "result", step, reason, loss, adapter, folder, checkpoint });
   else print(io, `\n${describedResult(result, out, (performance.now() - began) / 1000)}`);
@@ -68,7 +74,10 @@ const describedRun = ({ recipe, model, coverage, parameters: { trained, total },
     ["method", recipe.method],
     ...(coverage ? coverageFacts(coverage, model.sites) : []),
     ["trains", `${grouped(trained)} parameters (the model has ${grouped(total)})`],
-    ["text", `${recipe.data.text}: ${grouped(batches.epochLength ?? 0)} batches of ${recipe.training.batchSize} × ${window} tokens${heldOut ? `, ${grouped(heldOut.length)} tokens held out` : ""}`],
+    [
+      "text",
+      `${recipe.data.text}: ${grouped(batches.epochLength ?? 0)} batches of ${recipe.training.batchSize} × ${window} tokens${heldOut ? `, ${grouped(heldOut.length)} tokens held out` : ""}`,
+    ],
     ["backend", backendText(engine())],
   ]);
 

@@ -32,7 +32,8 @@ const floats: Partial<Record<FileDType, DType>> = { F64: "f64", F32: "f32", BF16
 const configNames = { f32: "float32", bf16: "bfloat16", f16: "float16" } as const;
 
 /** The stored dtype of a tensor after the conversion. */
-const dtypeAfter = ({ dtype }: TensorEntry, wanted: StoredDType | undefined): FileDType => (wanted && floats[dtype] ? (wanted.toUpperCase() as FileDType) : dtype);
+const dtypeAfter = ({ dtype }: TensorEntry, wanted: StoredDType | undefined): FileDType =>
+  wanted && floats[dtype] ? (wanted.toUpperCase() as FileDType) : dtype;
 
 interface Source {
   read(name: string): Promise<Uint8Array>;
@@ -55,7 +56,8 @@ function rewritten(source: Source, from: string, entry: TensorEntry, to: string,
 }
 
 /** f64 goes to the small types by way of f32, and they to each other, where no direct conversion exists. */
-const throughF32 = (x: ReturnType<typeof fromBytes>, after: FileDType): ReturnType<typeof fromBytes> => (x.dtype !== "f32" && after !== "F32" ? cast(x, "f32") : x);
+const throughF32 = (x: ReturnType<typeof fromBytes>, after: FileDType): ReturnType<typeof fromBytes> =>
+  x.dtype !== "f32" && after !== "F32" ? cast(x, "f32") : x;
 
 async function endWhere<T>(work: Promise<T>): Promise<T> {
   return work.catch((error: unknown) => {
@@ -124,7 +126,10 @@ async function totalBytes(folder: string, files: readonly string[]): Promise<num
 /** The key without any adapter's name, as PEFT saves it; keys of methods that are unknown here only lose `.default`. */
 function plainKeys(keys: Iterable<string>): Map<string, string> {
   const { keys: known, unknown } = parsePeftKeys(keys);
-  return new Map([...known.map(({ key, module, part }): [string, string] => [key, peftKey(module, part)]), ...unknown.map((key): [string, string] => [key, key.replace(/\.default(?=\.|$)/, "")])]);
+  return new Map([
+    ...known.map(({ key, module, part }): [string, string] => [key, peftKey(module, part)]),
+    ...unknown.map((key): [string, string] => [key, key.replace(/\.default(?=\.|$)/, "")]),
+  ]);
 }
 
 /**
@@ -132,7 +137,8 @@ function plainKeys(keys: Iterable<string>): Map<string, string> {
  * into a subfolder, where PEFT looks for it. The config is copied as it is.
  */
 export async function convertAdapter(from: string, out: string, { name = "default", ...options }: ConvertOptions & { name?: string } = {}): Promise<Converted> {
-  if (!/^[\w-]+$/.test(name)) throw new StrutError("option", `an adapter cannot be named ${JSON.stringify(name)}`, { path: "adapter-name", hint: "Use letters, digits, _ and -." });
+  if (!/^[\w-]+$/.test(name))
+    throw new StrutError("option", `an adapter cannot be named ${JSON.stringify(name)}`, { path: "adapter-name", hint: "Use letters, digits, _ and -." });
   const { weights, close } = await openPeftDirectory(from);
   try {
     const keys = plainKeys(weights.entries.keys());
@@ -149,7 +155,13 @@ export async function convertAdapter(from: string, out: string, { name = "defaul
       files.push(...(await copyCompanions(from, join(temporary, inside))).map((file) => join(inside, file)));
     };
     await endWhere(writeFolderAtomically(out, fill, { overwrite: options.overwrite ?? false }));
-    return { folder: join(out, inside), files: files.map((file) => basename(file)), tensors: tensors.length, converted: changed, bytes: await totalBytes(out, files) };
+    return {
+      folder: join(out, inside),
+      files: files.map((file) => basename(file)),
+      tensors: tensors.length,
+      converted: changed,
+      bytes: await totalBytes(out, files),
+    };
   } finally {
     await close();
   }

@@ -12,5 +12,8 @@ export function optimizerById(id: string): ReturnType<(typeof optimizers)[string
   const load = Object.hasOwn(optimizers, id) ? optimizers[id] : undefined;
   if (load) return load();
   const [near] = nearest(id, Object.keys(optimizers), 1);
-  throw new StrutError("option", `there is no optimiser ${JSON.stringify(id)}`, { path: "training.optimizer", hint: near ? `Did you mean ${near}?` : `Optimisers: ${Object.keys(optimizers).join(", ")}.` });
+  throw new StrutError("option", `there is no optimiser ${JSON.stringify(id)}`, {
+    path: "training.optimizer",
+    hint: near ? `Did you mean ${near}?` : `Optimisers: ${Object.keys(optimizers).join(", ")}.`,
+  });
 }

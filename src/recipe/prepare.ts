@@ -37,7 +37,11 @@ export async function prepare(recipe: Recipe): Promise<Prepared> {
   const { model: base, tokenizer } = await openModel(recipe.model);
   const { context } = base.dimensions;
   const window = data.window ?? Math.min(context, LONGEST);
-  if (window > context) throw new StrutError("context", `data.window is ${window}, more than the model's context of ${context}`, { path: "data.window", hint: `Use at most ${context}.` });
+  if (window > context)
+    throw new StrutError("context", `data.window is ${window}, more than the model's context of ${context}`, {
+      path: "data.window",
+      hint: `Use at most ${context}.`,
+    });
   const model = await withTrainable(base, recipe);
   const texts = textsOf(content, data.text);
   // one text is split inside, several between two of them
@@ -46,15 +50,38 @@ export async function prepare(recipe: Recipe): Promise<Prepared> {
   const batches = tokenBatches(stream(split.train), { window, rows: training.batchSize, seed: training.seed });
   const heldOut = data.heldOut > 0 ? stream(split.heldOut) : undefined;
   if (heldOut && heldOut.length < 2)
-    throw new StrutError("data", `the held-out part of ${data.text} has ${heldOut.length} tokens; at least 2 are needed`, { path: "data.heldOut", hint: "Hold out a larger share, or 0 for none." });
+    throw new StrutError("data", `the held-out part of ${data.text} has ${heldOut.length} tokens; at least 2 are needed`, {
+      path: "data.heldOut",
+      hint: "Hold out a larger share, or 0 for none.",
+    });
   const name = model.active[0];
   const own = name === undefined ? undefined : attachedTo(model, name);
   const trained = own ? adapterParameters(own).values() : [...parameters(model).values()].filter(({ trainable }) => trainable);
-  return { recipe, base, model, tokenizer, batches, heldOut, window, coverage: own?.coverage, parameters: { trained: sizes(trained), total: sizes(parameters(base).values()) } };
+  return {
+    recipe,
+    base,
+    model,
+    tokenizer,
+    batches,
+    heldOut,
+    window,
+    coverage: own?.coverage,
+    parameters: { trained: sizes(trained), total: sizes(parameters(base).values()) },
+  };
 }
 
 const targetingKeys = [
-  "targets", "excludeModules", "layersToTransform", "layersPattern", "rankPattern", "alphaPattern", "bias", "modulesToSave", "trainableTokenIndices", "ensureWeightTying", "layerReplication",
+  "targets",
+  "excludeModules",
+  "layersToTransform",
+  "layersPattern",
+  "rankPattern",
+  "alphaPattern",
+  "bias",
+  "modulesToSave",
+  "trainableTokenIndices",
+  "ensureWeightTying",
+  "layerReplication",
 ] as const;
 
 /** The model with the recipe's adapter, or with all of its weights trainable. */
@@ -62,10 +89,18 @@ async function withTrainable(base: Model, recipe: Recipe): Promise<Model> {
   const targeting = Object.fromEntries(targetingKeys.flatMap((key) => (recipe[key] === undefined ? [] : [[key, recipe[key]]])));
   if (recipe.method === "full") {
     const [stray] = [...Object.keys(targeting), ...(Object.keys(recipe.options).length > 0 ? ["options"] : [])];
-    if (stray) throw new StrutError("recipe", `the method full trains every weight, so ${stray} has no meaning`, { path: stray, hint: `Leave out ${stray}, or name an adapter method.` });
+    if (stray)
+      throw new StrutError("recipe", `the method full trains every weight, so ${stray} has no meaning`, {
+        path: stray,
+        hint: `Leave out ${stray}, or name an adapter method.`,
+      });
     return unfreeze(base);
   }
   const method = await methodById(recipe.method);
-  if (!isAdapter(method)) throw new StrutError("recipe", `the method ${method.id} is one of ${method.family}, not an adapter`, { path: "method", hint: "strut methods lists the adapters." });
+  if (!isAdapter(method))
+    throw new StrutError("recipe", `the method ${method.id} is one of ${method.family}, not an adapter`, {
+      path: "method",
+      hint: "strut methods lists the adapters.",
+    });
   return adapt(base, method, recipe.options, { ...targeting, seed: recipe.training.seed });
 }

@@ -19,7 +19,8 @@ class Source {
     this.path = path;
     this.#document = parseDocument(text, { lineCounter: this.#lines, prettyErrors: false });
     const [problem] = [...this.#document.errors, ...this.#document.warnings];
-    if (problem) throw this.error(`it is not valid YAML: ${problem.message}`, "Check the indentation and the quotes there.", this.#lines.linePos(problem.pos[0]).line);
+    if (problem)
+      throw this.error(`it is not valid YAML: ${problem.message}`, "Check the indentation and the quotes there.", this.#lines.linePos(problem.pos[0]).line);
   }
 
   value(): unknown {
@@ -55,7 +56,8 @@ function inner(schema: z.core.$ZodType): z.core.$ZodType {
   return innerType ? inner(innerType) : schema;
 }
 
-const shapeOf = (schema: z.core.$ZodType): Record<string, z.core.$ZodType> | undefined => (inner(schema)._zod.def as { shape?: Record<string, z.core.$ZodType> }).shape;
+const shapeOf = (schema: z.core.$ZodType): Record<string, z.core.$ZodType> | undefined =>
+  (inner(schema)._zod.def as { shape?: Record<string, z.core.$ZodType> }).shape;
 
 const isObject = (value: unknown): value is Record<string, unknown> => typeof value === "object" && value !== null && !Array.isArray(value);
 
@@ -89,7 +91,8 @@ function unknownKey(key: string, known: readonly string[], source: Source, { wri
   return source.error(`${where} has no key ${JSON.stringify(key)}`, near ? `Did you mean ${near}?` : `Its keys are ${known.join(", ")}.`, source.line(written));
 }
 
-const fieldAt = (names: Path): z.ZodType | undefined => names.reduce<z.core.$ZodType | undefined>((schema, name) => schema && shapeOf(schema)?.[name], recipeSchema) as z.ZodType | undefined;
+const fieldAt = (names: Path): z.ZodType | undefined =>
+  names.reduce<z.core.$ZodType | undefined>((schema, name) => schema && shapeOf(schema)?.[name], recipeSchema) as z.ZodType | undefined;
 
 function wrongValue(issue: z.core.$ZodIssue, given: unknown, source: Source, spelled: ReadonlyMap<string, Path>): StrutError {
   const names = issue.path.map(String);
@@ -98,11 +101,17 @@ function wrongValue(issue: z.core.$ZodIssue, given: unknown, source: Source, spe
   const where = written.join(".") || "the recipe";
   const described = names.findLastIndex((_, i) => fieldAt(names.slice(0, i + 1))?.description);
   const field = described < 0 ? undefined : fieldAt(names.slice(0, described + 1));
-  const value = names.reduce<unknown>((inside, name) => (typeof inside === "object" && inside !== null ? (inside as Record<string, unknown>)[name] : undefined), given);
+  const value = names.reduce<unknown>(
+    (inside, name) => (typeof inside === "object" && inside !== null ? (inside as Record<string, unknown>)[name] : undefined),
+    given,
+  );
   const hint = field ? `${names[described]}: ${field.description}.` : `Its keys are ${Object.keys(recipeSchema.shape).join(", ")}.`;
   if (value === undefined) return source.error(`${where} is missing`, hint, source.line(written.slice(0, -1)));
   const shown = JSON.stringify(value) ?? String(value);
-  const why = issue.code === "invalid_union" ? "none of the forms it can have" : issue.message.replace(/^Invalid input: |^Invalid option: /, "").replace(/^./, (first) => first.toLowerCase());
+  const why =
+    issue.code === "invalid_union"
+      ? "none of the forms it can have"
+      : issue.message.replace(/^Invalid input: |^Invalid option: /, "").replace(/^./, (first) => first.toLowerCase());
   return source.error(`${where} is ${shown.length > 80 ? `${shown.slice(0, 80)}…` : shown}: ${why}`, hint, source.line(written));
 }
 

@@ -70,7 +70,14 @@ class EventFile {
 
 /** The options of the loop that a recipe asks for. */
 async function trainOptions({ recipe: { training: t }, batches, heldOut, window }: Prepared, out: string): Promise<TrainOptions> {
-  const optional = { steps: t.steps, epochs: t.steps === undefined ? (t.epochs ?? 1) : t.epochs, learningRate: t.learningRate, weightDecay: t.weightDecay, clip: t.clip, earlyStopping: t.earlyStopping };
+  const optional = {
+    steps: t.steps,
+    epochs: t.steps === undefined ? (t.epochs ?? 1) : t.epochs,
+    learningRate: t.learningRate,
+    weightDecay: t.weightDecay,
+    clip: t.clip,
+    earlyStopping: t.earlyStopping,
+  };
   return {
     data: batches,
     ...Object.fromEntries(Object.entries(optional).filter(([, value]) => value !== undefined)),

@@ -44,15 +44,24 @@ export const recipeSchema = z.strictObject({
   options: z.record(z.string(), z.unknown()).default({}).describe("the method's options (strut methods ID)"),
   targets: names.optional().describe("modules to adapt: names, a pattern, or all-linear; defaults to PEFT's for the model type"),
   excludeModules: names.optional().describe("modules that are left alone"),
-  layersToTransform: z.union([z.int(), z.array(z.int())]).optional().describe("indices of the layers to adapt; defaults to all"),
+  layersToTransform: z
+    .union([z.int(), z.array(z.int())])
+    .optional()
+    .describe("indices of the layers to adapt; defaults to all"),
   layersPattern: names.optional().describe("name of the list of layers, for layersToTransform"),
   rankPattern: numbersByName.optional().describe("rank by module pattern, where it differs"),
   alphaPattern: numbersByName.optional().describe("alpha by module pattern, where it differs"),
   bias: z.enum(["none", "all", "lora_only"]).optional().describe("which biases of the base train too; defaults to none"),
   modulesToSave: z.array(z.string()).optional().describe("modules that train whole, beside the adapter"),
-  trainableTokenIndices: z.union([z.array(z.int()), z.record(z.string(), z.array(z.int()))]).optional().describe("token ids whose embedding rows train"),
+  trainableTokenIndices: z
+    .union([z.array(z.int()), z.record(z.string(), z.array(z.int()))])
+    .optional()
+    .describe("token ids whose embedding rows train"),
   ensureWeightTying: z.boolean().optional().describe("adapt tied embedding and head together; defaults to false"),
-  layerReplication: z.array(z.tuple([z.int(), z.int()])).optional().describe("ranges of layers that make up a deeper model"),
+  layerReplication: z
+    .array(z.tuple([z.int(), z.int()]))
+    .optional()
+    .describe("ranges of layers that make up a deeper model"),
   training: training.prefault({}).describe("how it is trained"),
   merge: z.boolean().default(false).describe("write the merged model too; defaults to false"),
 });

@@ -10,9 +10,13 @@ const sentence = (text: string): string => {
 function known(error: unknown): StrutError | undefined {
   if (error instanceof StrutError) return error;
   const { code, path, syscall, message } = (error ?? {}) as NodeJS.ErrnoException;
-  if (typeof code === "string" && syscall !== undefined && path !== undefined) return fileError(error, path, ["read", "stat", "lstat", "scandir"].includes(syscall) ? "read" : "write");
+  if (typeof code === "string" && syscall !== undefined && path !== undefined)
+    return fileError(error, path, ["read", "stat", "lstat", "scandir"].includes(syscall) ? "read" : "write");
   if (error instanceof RangeError && /allocation|array length|memory/i.test(message))
-    return new StrutError("memory", `there is not enough memory (${message})`, { hint: "Use shorter windows, smaller batches or a smaller model.", cause: error });
+    return new StrutError("memory", `there is not enough memory (${message})`, {
+      hint: "Use shorter windows, smaller batches or a smaller model.",
+      cause: error,
+    });
   return undefined;
 }
 

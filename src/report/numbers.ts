@@ -20,4 +20,5 @@ export function secondsText(seconds: number): string {
 }
 
 /** A number with so many significant digits, never in exponent form where that is readable. */
-export const significant = (x: number, digits = 4): string => (x !== 0 && (Math.abs(x) < 1e-4 || Math.abs(x) >= 1e7) ? x.toExponential(digits - 1) : String(Number(x.toPrecision(digits))));
+export const significant = (x: number, digits = 4): string =>
+  x !== 0 && (Math.abs(x) < 1e-4 || Math.abs(x) >= 1e7) ? x.toExponential(digits - 1) : String(Number(x.toPrecision(digits)));

@@ -33,7 +33,10 @@ export function table(columns: readonly Column[], rows: readonly (readonly Cell[
   const heads = columns.map(({ title, best }) => title + (best === undefined ? "" : " "));
   const widths = heads.map((head, c) => Math.max(head.length, ...shown.map((row) => row[c]!.length)));
   const line = (cells: readonly string[]): string =>
-    cells.map((cell, c) => (columns[c]!.align === "right" ? cell.padStart(widths[c]!) : cell.padEnd(widths[c]!))).join("  ").trimEnd();
+    cells
+      .map((cell, c) => (columns[c]!.align === "right" ? cell.padStart(widths[c]!) : cell.padEnd(widths[c]!)))
+      .join("  ")
+      .trimEnd();
   return [line(heads), widths.map((width) => "─".repeat(width)).join("  "), ...shown.map(line)].join("\n");
 }
 

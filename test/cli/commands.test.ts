@@ -33,7 +33,16 @@ describe("strut info", () => {
 
   it("describes a model from its header alone", async () => {
     const known = json(await strut("info", STORIES, "--json"));
-    expect(known).toMatchObject({ kind: "model", architecture: "LlamaForCausalLM", parameters: 260032, bytes: 4 * 260032, layers: 5, context: 512, tied: true, tokenizer: { tokens: 512, bos: 1 } });
+    expect(known).toMatchObject({
+      kind: "model",
+      architecture: "LlamaForCausalLM",
+      parameters: 260032,
+      bytes: 4 * 260032,
+      layers: 5,
+      context: 512,
+      tied: true,
+      tokenizer: { tokens: 512, bos: 1 },
+    });
     expect(known["sites"]).toHaveLength(37);
     expect((await strut("info", "data/lm/gpt-nano-sort")).out).toMatch(/none \(no tokenizer.json\)/);
   });
@@ -48,7 +57,9 @@ describe("strut info", () => {
 describe("strut eval", () => {
   // transformers' losses on tokens that a model made; each text is spelled so that it encodes to those tokens
   it.each(["stories260K", "babyllama-tok105"])("reproduces the losses of transformers on %s", async (name) => {
-    const golden = JSON.parse(await readFile(`test/interop/generate/${name}.json`, "utf8")) as { eval: { ids: number[]; window: number; loss_token_mean: number; perplexity: number; scored_tokens: number } };
+    const golden = JSON.parse(await readFile(`test/interop/generate/${name}.json`, "utf8")) as {
+      eval: { ids: number[]; window: number; loss_token_mean: number; perplexity: number; scored_tokens: number };
+    };
     const tokenizer = await loadTokenizer(`data/lm/${name}`);
     const text = textOf(golden.eval.ids, tokenizer);
     expect(tokenizer.encode(text, { special: false })).toEqual(golden.eval.ids);
@@ -88,15 +99,54 @@ describe("strut generate", () => {
     const model = await loadModel(STORIES);
     const tokenizer = await loadTokenizer(STORIES);
     const wanted = await generate(model, tokenizer.encode("Once upon"), { tokenizer, maxNewTokens: 20, temperature: 0.8, topK: 40, topP: 0.9, seed: 7 });
-    const printed = json(await strut("generate", STORIES, "--prompt", "Once upon", "--max-new-tokens", "20", "--temperature", "0.8", "--top-k", "40", "--top-p", "0.9", "--seed", "7", "--json"));
+    const printed = json(
+      await strut(
+        "generate",
+        STORIES,
+        "--prompt",
+        "Once upon",
+        "--max-new-tokens",
+        "20",
+        "--temperature",
+        "0.8",
+        "--top-k",
+        "40",
+        "--top-p",
+        "0.9",
+        "--seed",
+        "7",
+        "--json",
+      ),
+    );
     expect(printed).toMatchObject({ prompt: "Once upon", text: wanted.text, ids: wanted.ids, reason: "length" });
-    const { out } = await strut("generate", STORIES, "--prompt", "Once upon", "--max-new-tokens", "20", "--temperature", "0.8", "--top-k", "40", "--top-p", "0.9", "--seed", "7");
+    const { out } = await strut(
+      "generate",
+      STORIES,
+      "--prompt",
+      "Once upon",
+      "--max-new-tokens",
+      "20",
+      "--temperature",
+      "0.8",
+      "--top-k",
+      "40",
+      "--top-p",
+      "0.9",
+      "--seed",
+      "7",
+    );
     expect(out).toBe(`Once upon${wanted.text}\n`);
   });
 
   it("ends before stop strings and for Ctrl-C", async () => {
-    expect(json(await strut("generate", STORIES, "--prompt", "Once", "--stop", "little", "girl", "--json"))).toMatchObject({ text: " upon a time, there was a ", reason: "stop" });
-    expect(json(await strutIn({ signal: AbortSignal.abort() }, "generate", STORIES, "--prompt", "Once", "--json"))).toMatchObject({ text: "", reason: "abort" });
+    expect(json(await strut("generate", STORIES, "--prompt", "Once", "--stop", "little", "girl", "--json"))).toMatchObject({
+      text: " upon a time, there was a ",
+      reason: "stop",
+    });
+    expect(json(await strutIn({ signal: AbortSignal.abort() }, "generate", STORIES, "--prompt", "Once", "--json"))).toMatchObject({
+      text: "",
+      reason: "abort",
+    });
   });
 });
 
@@ -109,7 +159,10 @@ describe("strut merge", () => {
     expect(await names(out)).toEqual(["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"]);
     const file = join(folder, "merge.txt");
     await writeFile(file, "Once upon a time there was a little girl named Lily.");
-    const [merged, adapted] = [json(await strut("eval", out, "--data", file, "--json")), json(await strut("eval", STORIES, "--adapter", DORA, "--data", file, "--json"))];
+    const [merged, adapted] = [
+      json(await strut("eval", out, "--data", file, "--json")),
+      json(await strut("eval", STORIES, "--adapter", DORA, "--data", file, "--json")),
+    ];
     expect(Math.abs(merged["loss"] - adapted["loss"])).toBeLessThan(1e-5);
   });
 
@@ -126,7 +179,11 @@ describe("strut methods", () => {
     const listed = JSON.parse((await strut("methods", "--json")).out) as Record<string, any>[];
     expect(listed.map(({ id }) => id)).toEqual(expect.arrayContaining(["dora", "lora", "rslora"]));
     for (const method of listed) expect(Object.keys(method)).toEqual(["id", "family", "title", "paper", "options", "needs", "waives"]);
-    expect(listed.find(({ id }) => id === "lora")!["options"].properties.r).toMatchObject({ type: "integer", default: 8, description: expect.stringContaining("rank") });
+    expect(listed.find(({ id }) => id === "lora")!["options"].properties.r).toMatchObject({
+      type: "integer",
+      default: 8,
+      description: expect.stringContaining("rank"),
+    });
     expect(json(await strut("methods", "lora", "--json"))["id"]).toBe("lora");
   });
 

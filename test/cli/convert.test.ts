@@ -13,7 +13,8 @@ const same = async (a: string, b: string): Promise<boolean> => (await readFile(a
 async function oddModel(name: string): Promise<string> {
   await mkdir(to(name));
   const bytes = (n: number): Uint8Array => Uint8Array.from({ length: n }, (_, i) => (i * 37) & 0x3f);
-  const header = ` { "scales":{"dtype":"F8_E4M3","shape":[3],"data_offsets":[0,3]},"__metadata__":{"made by":"hand"} ,"z":{"dtype":"F32","shape":[2],"data_offsets":[3,11]}, "ids":{"dtype":"I64","shape":[1],"data_offsets":[11,19]} } `.trim();
+  const header =
+    ` { "scales":{"dtype":"F8_E4M3","shape":[3],"data_offsets":[0,3]},"__metadata__":{"made by":"hand"} ,"z":{"dtype":"F32","shape":[2],"data_offsets":[3,11]}, "ids":{"dtype":"I64","shape":[1],"data_offsets":[11,19]} } `.trim();
   const head = new Uint8Array(8);
   new DataView(head.buffer).setBigUint64(0, BigInt(header.length), true);
   await writeFile(join(to(name), "model.safetensors"), Buffer.concat([head, Buffer.from(header), bytes(19)]));
@@ -24,7 +25,10 @@ async function oddModel(name: string): Promise<string> {
 describe("strut convert on models", () => {
   it("writes an unchanged folder byte for byte, whatever its header is like", async () => {
     const odd = await oddModel("odd");
-    for (const [from, out] of [[STORIES, to("same")], [odd, to("odd-same")]] as const) {
+    for (const [from, out] of [
+      [STORIES, to("same")],
+      [odd, to("odd-same")],
+    ] as const) {
       expect(json(await strut("convert", from, "--out", out, "--json"))["converted"]).toBe(0);
       for (const file of ["model.safetensors", "config.json"]) expect(await same(join(from, file), join(out, file))).toBe(true);
     }
@@ -35,7 +39,11 @@ describe("strut convert on models", () => {
     const odd = await oddModel("odd-2");
     expect(json(await strut("convert", odd, "--out", to("odd-bf16"), "--dtype", "bf16", "--json"))).toMatchObject({ converted: 1, tensors: 3 });
     const [before, after] = [await openSafetensorsFile(join(odd, "model.safetensors")), await openSafetensorsFile(to("odd-bf16/model.safetensors"))];
-    expect([...after.entries].map(([name, { dtype }]) => [name, dtype]).sort()).toEqual([["ids", "I64"], ["scales", "F8_E4M3"], ["z", "BF16"]]);
+    expect([...after.entries].map(([name, { dtype }]) => [name, dtype]).sort()).toEqual([
+      ["ids", "I64"],
+      ["scales", "F8_E4M3"],
+      ["z", "BF16"],
+    ]);
     for (const name of ["ids", "scales"]) expect(await after.read(name)).toEqual(await before.read(name));
     expect(after.metadata).toEqual({ "made by": "hand" });
     expect(JSON.parse(await readFile(to("odd-bf16/config.json"), "utf8"))).toEqual({ torch_dtype: "bfloat16", odd: [1, 2] });
@@ -52,16 +60,17 @@ describe("strut convert on models", () => {
       return new Uint16Array((await weights.read("x").finally(() => weights.close())).buffer);
     };
     await strut("convert", to("values/model.safetensors"), "--out", to("values-bf16"), "--dtype", "bf16");
-    expect([...await read("values-bf16")].map((bits) => bits.toString(16))).toEqual(["3f80", "3f82", "8000", "1", "7f80", "7f80", "3dcd"]);
+    expect([...(await read("values-bf16"))].map((bits) => bits.toString(16))).toEqual(["3f80", "3f82", "8000", "1", "7f80", "7f80", "3dcd"]);
     await strut("convert", to("values-bf16/model.safetensors"), "--out", to("values-f16"), "--dtype", "f16");
-    expect([...await read("values-f16")].map((bits) => bits.toString(16))).toEqual(["3c00", "3c10", "8000", "0", "7c00", "7c00", "2e68"]);
+    expect([...(await read("values-f16"))].map((bits) => bits.toString(16))).toEqual(["3c00", "3c10", "8000", "0", "7c00", "7c00", "2e68"]);
   });
 
   it("shards, keeps shards, and puts them together again to the same file", async () => {
     const { files } = json(await strut("convert", STORIES, "--out", to("shards"), "--max-shard-size", "200KB", "--json"));
     expect(files.filter((name: string) => name.startsWith("model-")).length).toBeGreaterThan(4);
     await strut("convert", to("shards"), "--out", to("shards-same"));
-    for (const name of (await names(to("shards"))).filter((file) => file.startsWith("model"))) expect(await same(to(`shards/${name}`), to(`shards-same/${name}`))).toBe(true);
+    for (const name of (await names(to("shards"))).filter((file) => file.startsWith("model")))
+      expect(await same(to(`shards/${name}`), to(`shards-same/${name}`))).toBe(true);
     await strut("convert", to("shards"), "--out", to("whole"), "--max-shard-size", "1GiB");
     const [a, b] = [await openWeights(STORIES), await openWeights(to("whole"))];
     expect(b.files).toHaveLength(1);
@@ -69,7 +78,9 @@ describe("strut convert on models", () => {
     await Promise.all([a.close(), b.close()]);
     const data = to("short.txt");
     await writeFile(data, "Once upon a time there was a boat.");
-    const losses = await Promise.all([STORIES, to("shards"), to("whole")].map(async (model) => json(await strut("eval", model, "--data", data, "--json"))["loss"] as number));
+    const losses = await Promise.all(
+      [STORIES, to("shards"), to("whole")].map(async (model) => json(await strut("eval", model, "--data", data, "--json"))["loss"] as number),
+    );
     expect(new Set(losses).size).toBe(1);
   });
 
@@ -91,7 +102,10 @@ describe("strut convert on adapters", () => {
 
   it("strips adapter names from keys and keeps the config as it is", async () => {
     await strut("convert", DOTTED, "--out", to("plain"));
-    const [before, after] = [await openSafetensorsFile(join(DOTTED, "adapter_model.safetensors")), await openSafetensorsFile(to("plain/adapter_model.safetensors"))];
+    const [before, after] = [
+      await openSafetensorsFile(join(DOTTED, "adapter_model.safetensors")),
+      await openSafetensorsFile(to("plain/adapter_model.safetensors")),
+    ];
     expect([...before.entries.keys()].every((key) => key.includes(".default."))).toBe(true);
     expect([...after.entries.keys()].sort()).toEqual([...before.entries.keys()].map((key) => key.replace(".default", "")).sort());
     for (const key of before.entries.keys()) expect(await after.read(key.replace(".default", ""))).toEqual(await before.read(key));

@@ -33,8 +33,6 @@ export class Strut {
 
   /** Waits until the output has something, or the process ended. */
   async until(pattern: RegExp): Promise<void> {
-    let running = true;
-    void this.ended.then(() => (running = false));
-    while (running && !pattern.test(this.out)) await new Promise((resolve) => setTimeout(resolve, 5));
+    while (this.child.exitCode === null && this.child.signalCode === null && !pattern.test(this.out)) await new Promise((resolve) => setTimeout(resolve, 5));
   }
 }

@@ -27,7 +27,10 @@ const to = (name: string): string => `${folder}/${name}`;
 
 beforeAll(async () => {
   await writeFile(to("text.txt"), (await readFile("data/text/tinyshakespeare.txt", "utf8")).slice(0, 4000));
-  await writeFile(to("recipe.yaml"), `model: ${resolve(STORIES)}\ndata: { text: text.txt, window: 16 }\noptions: { r: 2 }\ntargets: all-linear\ntraining: { steps: 6, batchSize: 2, checkpointEvery: 2 }\n`);
+  await writeFile(
+    to("recipe.yaml"),
+    `model: ${resolve(STORIES)}\ndata: { text: text.txt, window: 16 }\noptions: { r: 2 }\ntargets: all-linear\ntraining: { steps: 6, batchSize: 2, checkpointEvery: 2 }\n`,
+  );
 });
 
 beforeEach(() => void (disk.left = Infinity));

@@ -40,7 +40,9 @@ const evaluated = (model: string, ...more: readonly string[]): Promise<Ran> => s
 describe("a model that does not fit together", () => {
   it("missing, extra and mis-shaped weights are listed", async () => {
     const model = await altered("mixed", (tensors) => [
-      ...tensors.filter(({ name }) => name !== "model.norm.weight").map((tensor) => (tensor.name.endsWith("layers.0.mlp.up_proj.weight") ? { ...tensor, shape: [64, 172] } : tensor)),
+      ...tensors
+        .filter(({ name }) => name !== "model.norm.weight")
+        .map((tensor) => (tensor.name.endsWith("layers.0.mlp.up_proj.weight") ? { ...tensor, shape: [64, 172] } : tensor)),
       { name: "model.layers.9.extra", dtype: "F32", shape: [1], bytes: () => new Uint8Array(4) },
     ]);
     const ran = await evaluated(model);
@@ -50,32 +52,108 @@ describe("a model that does not fit together", () => {
   });
 
   it("weights of a dtype that nobody computes with", async () => {
-    expectSentence(await evaluated(await altered("integers", (tensors) => tensors.map((t) => (t.name === "model.norm.weight" ? { ...t, dtype: "I32" } : t)))), /model\.norm\.weight is stored as I32/);
+    expectSentence(
+      await evaluated(await altered("integers", (tensors) => tensors.map((t) => (t.name === "model.norm.weight" ? { ...t, dtype: "I32" } : t)))),
+      /model\.norm\.weight is stored as I32/,
+    );
   });
 
   it("a tokenizer with ids beyond the vocabulary", async () => {
-    const small = await altered("small", (tensors) => tensors.map((t) => (t.name === "model.embed_tokens.weight" ? { ...t, shape: [500, 64], bytes: async () => (await t.bytes()).slice(0, 500 * 64 * 4) } : t)), { vocab_size: 500 });
+    const small = await altered(
+      "small",
+      (tensors) =>
+        tensors.map((t) =>
+          t.name === "model.embed_tokens.weight" ? { ...t, shape: [500, 64], bytes: async () => (await t.bytes()).slice(0, 500 * 64 * 4) } : t,
+        ),
+      { vocab_size: 500 },
+    );
     expectSentence(await evaluated(small), /500 rows in its vocabulary, but 12 of the tokenizer's ids lie beyond/);
     expect((await strut("info", small)).out).toMatch(/^tokenizer .*12 of the tokenizer's ids lie beyond/m);
   });
 
   it("weights that are not finite", async () => {
-    const nan = await altered("nan", (tensors) => tensors.map((t) => (t.name === "model.norm.weight" ? { ...t, bytes: () => new Uint8Array(256).fill(0xff) } : t)));
+    const nan = await altered("nan", (tensors) =>
+      tensors.map((t) => (t.name === "model.norm.weight" ? { ...t, bytes: () => new Uint8Array(256).fill(0xff) } : t)),
+    );
     expectSentence(await evaluated(nan), /loss on .* is NaN/);
     expectSentence(await strut("generate", nan, "--prompt", "Once", "--json"), /logits are not finite/);
   });
 
   it.each([
     ["no-config", async (path: string) => mkdir(path), /has no config\.json/],
-    ["broken-config", async (path: string) => { await mkdir(path); await writeFile(join(path, "config.json"), '{"model_type": "llama",'); }, /config\.json is not valid JSON/],
-    ["list-config", async (path: string) => { await mkdir(path); await writeFile(join(path, "config.json"), "[1]"); }, /holds a list, expected an object/],
-    ["unknown-type", async (path: string) => { await mkdir(path); await writeFile(join(path, "config.json"), '{"model_type": "mamba"}'); }, /model_type "mamba"; strut knows llama, gpt2/],
-    ["no-weights", async (path: string) => { await mkdir(path); await cp(join(STORIES, "config.json"), join(path, "config.json")); }, /neither model\.safetensors nor/],
-    ["pickle", async (path: string) => { await mkdir(path); await cp(join(STORIES, "config.json"), join(path, "config.json")); await writeFile(join(path, "pytorch_model.bin"), "x"); }, /pickle .* never opened/],
-    ["short-weights", async (path: string) => { await cp(STORIES, path, { recursive: true }); await writeFile(join(path, "model.safetensors"), "1234"); }, /at least 8 bytes, found 4/],
-    ["long-header", async (path: string) => { await cp(STORIES, path, { recursive: true }); await writeFile(join(path, "model.safetensors"), new Uint8Array(16).fill(255)); }, /header claims \d+ bytes/],
-    ["broken-tokenizer", async (path: string) => { await cp(STORIES, path, { recursive: true }); await writeFile(join(path, "tokenizer.json"), '{"model": {"type": "Magic"}}'); }, /tokenizer that cannot be used/],
-    ["dangling", async (path: string) => { await cp(STORIES, path, { recursive: true, filter: (name) => !name.endsWith(".safetensors") }); await symlink(to("nowhere"), join(path, "model.safetensors")); }, /There is no file or folder/],
+    [
+      "broken-config",
+      async (path: string) => {
+        await mkdir(path);
+        await writeFile(join(path, "config.json"), '{"model_type": "llama",');
+      },
+      /config\.json is not valid JSON/,
+    ],
+    [
+      "list-config",
+      async (path: string) => {
+        await mkdir(path);
+        await writeFile(join(path, "config.json"), "[1]");
+      },
+      /holds a list, expected an object/,
+    ],
+    [
+      "unknown-type",
+      async (path: string) => {
+        await mkdir(path);
+        await writeFile(join(path, "config.json"), '{"model_type": "mamba"}');
+      },
+      /model_type "mamba"; strut knows llama, gpt2/,
+    ],
+    [
+      "no-weights",
+      async (path: string) => {
+        await mkdir(path);
+        await cp(join(STORIES, "config.json"), join(path, "config.json"));
+      },
+      /neither model\.safetensors nor/,
+    ],
+    [
+      "pickle",
+      async (path: string) => {
+        await mkdir(path);
+        await cp(join(STORIES, "config.json"), join(path, "config.json"));
+        await writeFile(join(path, "pytorch_model.bin"), "x");
+      },
+      /pickle .* never opened/,
+    ],
+    [
+      "short-weights",
+      async (path: string) => {
+        await cp(STORIES, path, { recursive: true });
+        await writeFile(join(path, "model.safetensors"), "1234");
+      },
+      /at least 8 bytes, found 4/,
+    ],
+    [
+      "long-header",
+      async (path: string) => {
+        await cp(STORIES, path, { recursive: true });
+        await writeFile(join(path, "model.safetensors"), new Uint8Array(16).fill(255));
+      },
+      /header claims \d+ bytes/,
+    ],
+    [
+      "broken-tokenizer",
+      async (path: string) => {
+        await cp(STORIES, path, { recursive: true });
+        await writeFile(join(path, "tokenizer.json"), '{"model": {"type": "Magic"}}');
+      },
+      /tokenizer that cannot be used/,
+    ],
+    [
+      "dangling",
+      async (path: string) => {
+        await cp(STORIES, path, { recursive: true, filter: (name) => !name.endsWith(".safetensors") });
+        await symlink(to("nowhere"), join(path, "model.safetensors"));
+      },
+      /There is no file or folder/,
+    ],
   ] as const)("%s", async (name, make, about) => {
     await make(to(name));
     expectSentence(await evaluated(to(name)), about);
@@ -126,7 +204,11 @@ describe("what was named is not what was meant", () => {
 
 describe("an unexpected error", () => {
   it("gets a sentence, and its stack only with STRUT_DEBUG=1", async () => {
-    const broken = { interrupt: (): AbortSignal => { throw new Error("boom"); } };
+    const broken = {
+      interrupt: (): AbortSignal => {
+        throw new Error("boom");
+      },
+    };
     const ran = async (env: Record<string, string>): Promise<string> => {
       let err = "";
       const { run } = await import("../../src/cli/program.ts");
@@ -147,7 +229,10 @@ describe("a command line that is wrong ends with code 2", () => {
     [["eval", STORIES, "--data", "x", "--windw", "3"], /^strut: unknown option '--windw'\.\n {7}Did you mean --window\?\n/],
     [["eval", STORIES, "--data", "x", "--window", "many"], /^strut: option '--window <number>' argument 'many' is invalid\. It must be a number\.\n/],
     [["eval", STORIES, "surplus", "--data", "x"], /^strut: too many arguments/],
-    [["merge", STORIES, DORA, "--out", "x", "--dtype", "f8"], /^strut: option '--dtype <dtype>' argument 'f8' is invalid\. Allowed choices are f32, bf16, f16\.\n/],
+    [
+      ["merge", STORIES, DORA, "--out", "x", "--dtype", "f8"],
+      /^strut: option '--dtype <dtype>' argument 'f8' is invalid\. Allowed choices are f32, bf16, f16\.\n/,
+    ],
     [["convert", STORIES, "--out", "x", "--max-shard-size", "5 apples"], /must be a size such as 5GB/],
     [["--backend", "gpu"], /^strut: unknown option '--backend'/],
     [["train", "--out", "x"], /^strut: required option '--recipe <file>' not specified\.\n/],

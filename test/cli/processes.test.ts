@@ -12,25 +12,30 @@ beforeAll(async () => {
   build();
   await writeFile(to("text.txt"), (await readFile("data/text/tinyshakespeare.txt", "utf8")).slice(0, 40_000));
   // an epoch has 180 steps: what is interrupted is interrupted in the middle of one
-  await writeFile(recipe, `model: ${resolve("data/lm/stories260K")}
+  await writeFile(
+    recipe,
+    `model: ${resolve("data/lm/stories260K")}
 data: { text: text.txt, window: 32, heldOut: 0.05 }
 options: { r: 4, dropout: 0.1 }
 targets: all-linear
 training: { steps: 60, batchSize: 2, accumulate: 2, learningRate: 1e-2, warmup: 5, clip: 1, evaluateEvery: 25, checkpointEvery: 8 }
 merge: true
-`);
+`,
+  );
 });
 
 const train = (out: string, ...more: readonly string[]): Strut => new Strut("train", "--recipe", recipe, "--out", to(out), ...more);
 
-const weights = (out: string): Promise<Buffer[]> => Promise.all(["adapter/adapter_model.safetensors", "adapter/adapter_config.json", "merged/model.safetensors"].map((file) => readFile(join(to(out), file))));
+const weights = (out: string): Promise<Buffer[]> =>
+  Promise.all(["adapter/adapter_model.safetensors", "adapter/adapter_config.json", "merged/model.safetensors"].map((file) => readFile(join(to(out), file))));
 
 /** The run that nobody interrupted. */
 let whole: Promise<Buffer[]> | undefined;
-const uninterrupted = (): Promise<Buffer[]> => (whole ??= (async () => {
-  expect(await train("whole").ended).toMatchObject({ code: 0, err: "" });
-  return weights("whole");
-})());
+const uninterrupted = (): Promise<Buffer[]> =>
+  (whole ??= (async () => {
+    expect(await train("whole").ended).toMatchObject({ code: 0, err: "" });
+    return weights("whole");
+  })());
 
 describe("strut train in a process of its own", () => {
   it("Ctrl-C in mid-epoch saves and exits within a second; --resume ends with the same bytes", { retry: 2 }, async ({ task }) => {

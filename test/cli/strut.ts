@@ -39,4 +39,8 @@ export const json = ({ out }: Ran): Record<string, any> => JSON.parse(out) as Re
 export const temporary = (): string => mkdtempSync(join(tmpdir(), "strut-cli-"));
 
 /** Names in a folder, hidden ones too; none if it is not there. */
-export const names = (folder: string): Promise<string[]> => readdir(folder).then((found) => found.sort(), () => []);
+export const names = (folder: string): Promise<string[]> =>
+  readdir(folder).then(
+    (found) => found.sort(),
+    () => [],
+  );
