@@ -5,7 +5,22 @@ import { StrutError } from "../errors.ts";
 import { parameters, type Model } from "../models/index.ts";
 import { lowRank } from "../operators/index.ts";
 import { backward, embedding, noGrad, Parameter, start, sum, tensor, toBytes, zeros, type Tensor } from "../tensor/index.ts";
-import { activate, adapt, adapter, adapterParameters, attachedTo, coverage, dora, loadPeft, lora, merge, removeAdapter, rslora, savePeft, type AdaptOptions } from "./index.ts";
+import {
+  activate,
+  adapt,
+  adapter,
+  adapterParameters,
+  attachedTo,
+  coverage,
+  dora,
+  loadPeft,
+  lora,
+  merge,
+  removeAdapter,
+  rslora,
+  savePeft,
+  type AdaptOptions,
+} from "./index.ts";
 
 const scaffold = (name: string): Scaffold => scaffolds.find((one) => one.name.startsWith(name))!;
 const [two, tied, gpt] = [scaffold("llama f64"), scaffold("llama, tied"), scaffold("gpt2 f64")];
@@ -21,7 +36,8 @@ beforeAll(async () => {
 });
 
 const setOf = (model: Model, name = "default") => attachedTo(model, name)!;
-const shapes = (model: Model, path: string): Record<string, string> => Object.fromEntries(Object.entries(setOf(model).entries.get(path)!).map(([key, { shape }]) => [key, shape.join("×")]));
+const shapes = (model: Model, path: string): Record<string, string> =>
+  Object.fromEntries(Object.entries(setOf(model).entries.get(path)!).map(([key, { shape }]) => [key, shape.join("×")]));
 const numbers = async (t: Tensor): Promise<number[]> => [...(await t.data())].map(Number);
 
 /** The sentence and the advice that a call ends in. */
@@ -37,7 +53,9 @@ async function sentence(body: () => unknown): Promise<string> {
 
 describe("where an adapter goes", () => {
   it("is PEFT's default for the model type when no target is named", async () => {
-    expect(setOf(await adapt(llama, lora, { r: 2 })).coverage.matched).toEqual([0, 1].flatMap((i) => ["q_proj", "v_proj"].map((name) => `model.layers.${i}.self_attn.${name}`)));
+    expect(setOf(await adapt(llama, lora, { r: 2 })).coverage.matched).toEqual(
+      [0, 1].flatMap((i) => ["q_proj", "v_proj"].map((name) => `model.layers.${i}.self_attn.${name}`)),
+    );
     expect(setOf(await adapt(gpt2, lora, { r: 2 })).coverage.matched).toEqual(["transformer.h.0.attn.c_attn"]);
   });
 
@@ -74,10 +92,20 @@ describe("where an adapter goes", () => {
 
 describe("what an adapter is made of", () => {
   it("takes rank and alpha by pattern, the first key that matches winning, and scales by each site's own rank", async () => {
-    const model = await adapt(llama, lora, { r: 2, alpha: 2 }, { targets: ["q_proj", "k_proj", "up_proj"], rankPattern: { "layers.0.self_attn.q_proj": 1, q_proj: 3, ".*up_proj": 4 }, alphaPattern: { "self_attn.*": 9 } });
+    const model = await adapt(
+      llama,
+      lora,
+      { r: 2, alpha: 2 },
+      {
+        targets: ["q_proj", "k_proj", "up_proj"],
+        rankPattern: { "layers.0.self_attn.q_proj": 1, q_proj: 3, ".*up_proj": 4 },
+        alphaPattern: { "self_attn.*": 9 },
+      },
+    );
     const at = (path: string): string => shapes(model, `model.layers.${path}`)["A"]!;
     expect([at("0.self_attn.q_proj"), at("1.self_attn.q_proj"), at("1.self_attn.k_proj"), at("0.mlp.up_proj")]).toEqual(["1×8", "3×8", "2×8", "4×8"]);
-    const scaleAt = (path: string): number => (model.layers.get(`model.layers.${path}`)!.attached[0]!.update!(model.layers.get(`model.layers.${path}`)!.site!) as unknown as { scale: number }).scale;
+    const scaleAt = (path: string): number =>
+      (model.layers.get(`model.layers.${path}`)!.attached[0]!.update!(model.layers.get(`model.layers.${path}`)!.site!) as unknown as { scale: number }).scale;
     expect(scaleAt("0.mlp.up_proj")).toBe(2 / 4);
     expect(scaleAt("1.self_attn.q_proj"), "alpha_pattern keys are endings: self_attn.* takes q_proj").toBe(9 / 3);
   });
@@ -138,7 +166,18 @@ describe("what an adapter is made of", () => {
   });
 
   it("repeats layers that share their weights and adapts each by itself", async () => {
-    const model = await adapt(llama, lora, { r: 2 }, { targets: ["q_proj"], layerReplication: [[0, 2], [1, 2]] });
+    const model = await adapt(
+      llama,
+      lora,
+      { r: 2 },
+      {
+        targets: ["q_proj"],
+        layerReplication: [
+          [0, 2],
+          [1, 2],
+        ],
+      },
+    );
     expect([model.dimensions.depth, model.config["num_hidden_layers"], llama.dimensions.depth]).toEqual([3, 3, 2]);
     expect(model.layers.get("model.layers.2.mlp.up_proj")!.weight).toBe(llama.layers.get("model.layers.1.mlp.up_proj")!.weight);
     const [first, second] = ["model.layers.1.self_attn.q_proj", "model.layers.2.self_attn.q_proj"].map((path) => setOf(model).entries.get(path)!);
@@ -150,7 +189,9 @@ describe("what an adapter is made of", () => {
   it("trains single token rows, and refuses ids the vocabulary lacks", async () => {
     const model = await adapt(llama, lora, { r: 2 }, { targets: ["q_proj"], trainableTokenIndices: [1, 9] });
     expect(setOf(model).copies.get("model.embed_tokens.token_rows")!.shape).toEqual([2, 8]);
-    expect(await sentence(() => adapt(llama, lora, { r: 2 }, { targets: ["q_proj"], trainableTokenIndices: [11] }))).toMatch(/holds 11; model\.embed_tokens has rows 0…10/);
+    expect(await sentence(() => adapt(llama, lora, { r: 2 }, { targets: ["q_proj"], trainableTokenIndices: [11] }))).toMatch(
+      /holds 11; model\.embed_tokens has rows 0…10/,
+    );
   });
 });
 
@@ -172,7 +213,10 @@ describe("several adapters", () => {
 
 describe("options", () => {
   it("are PEFT's too: its spelling and ours give the same adapter", async () => {
-    const [ours, peft] = [await adapt(llama, lora, { r: 2, alpha: 5, dropout: 0.1, useRslora: true }), await adapt(llama, lora, { r: 2, lora_alpha: 5, lora_dropout: 0.1, use_rslora: true })];
+    const [ours, peft] = [
+      await adapt(llama, lora, { r: 2, alpha: 5, dropout: 0.1, useRslora: true }),
+      await adapt(llama, lora, { r: 2, lora_alpha: 5, lora_dropout: 0.1, use_rslora: true }),
+    ];
     expect(setOf(peft).options).toEqual(setOf(ours).options);
     expect(setOf(ours).options).toEqual({ r: 2, alpha: 5, dropout: 0.1, useRslora: true, loraBias: false, initLoraWeights: true });
   });
@@ -193,7 +237,9 @@ describe("options", () => {
   });
 
   it("may be above the matrix in no pattern either", async () => {
-    expect(await sentence(() => adapt(llama, lora, { r: 2 }, { targets: ["v_proj"], rankPattern: { "layers.1.self_attn.v_proj": 6 } }))).toMatch(/rank 6 is above what model\.layers\.1/);
+    expect(await sentence(() => adapt(llama, lora, { r: 2 }, { targets: ["v_proj"], rankPattern: { "layers.1.self_attn.v_proj": 6 } }))).toMatch(
+      /rank 6 is above what model\.layers\.1/,
+    );
   });
 });
 
@@ -204,8 +250,14 @@ const pooled = adapter({
   paper: "none",
   kinds: ["linear"],
   options: z.object({ r: z.int().positive().default(2).describe("rank") }),
-  shared: (sites, o, { rng, dtype }) => ({ pool: rng.normal([o.r * sites.length, sites[0]!.in], 1, dtype), bank: new Parameter(rng.normal([3, 3], 1, dtype), "", false) }),
-  init: (site, o, { rng, dtype }, shared: { pool: Tensor; bank: Tensor }) => ({ index: tensor(rng.permutation(shared.pool.shape[0]!).slice(0, o.r), [o.r], "i32"), B: zeros([site.out, o.r], dtype) }),
+  shared: (sites, o, { rng, dtype }) => ({
+    pool: rng.normal([o.r * sites.length, sites[0]!.in], 1, dtype),
+    bank: new Parameter(rng.normal([3, 3], 1, dtype), "", false),
+  }),
+  init: (site, o, { rng, dtype }, shared: { pool: Tensor; bank: Tensor }) => ({
+    index: tensor(rng.permutation(shared.pool.shape[0]!).slice(0, o.r), [o.r], "i32"),
+    B: zeros([site.out, o.r], dtype),
+  }),
   update: (p, _site, _o, _live, shared) => lowRank(p.B, embedding(shared.pool, p.index)),
 });
 
@@ -214,7 +266,16 @@ describe("parameters that sites share", () => {
     const model = await adapt(llama, pooled, {}, { targets: ["q_proj"] });
     const set = setOf(model);
     expect([...adapterParameters(set).keys()].filter((name) => name.includes("pool"))).toEqual(["default/shared/pool"]);
-    for (const { B } of set.entries.values() as Iterable<{ B: Parameter }>) B.assign(new Parameter(tensor(Array.from({ length: B.size }, (_, i) => i / 7), B.shape, "f64")));
+    for (const { B } of set.entries.values() as Iterable<{ B: Parameter }>)
+      B.assign(
+        new Parameter(
+          tensor(
+            Array.from({ length: B.size }, (_, i) => i / 7),
+            B.shape,
+            "f64",
+          ),
+        ),
+      );
     const pool = set.shared["pool"] as Parameter;
     const gradient = await numbers(backward(sum(outputOf(model, two))).get(pool)!);
     const used = new Set<number>();
@@ -225,7 +286,10 @@ describe("parameters that sites share", () => {
   it("keep what a method froze: a bank and an index do not train, and live as long as the adapter", async () => {
     const model = await adapt(llama, pooled, {}, { targets: ["q_proj"] });
     const set = setOf(model);
-    expect([...adapterParameters(set).values()].filter(({ trainable }) => trainable).map(({ name }) => name)).toEqual(["default/shared/pool", ...[0, 1].map((i) => `default/model.layers.${i}.self_attn.q_proj/B`)]);
+    expect([...adapterParameters(set).values()].filter(({ trainable }) => trainable).map(({ name }) => name)).toEqual([
+      "default/shared/pool",
+      ...[0, 1].map((i) => `default/model.layers.${i}.self_attn.q_proj/B`),
+    ]);
     expect((set.shared["bank"] as Parameter).name).toBe("default/shared/bank");
     const { index } = set.entries.get("model.layers.0.self_attn.q_proj")!;
     expect(index).not.toBeInstanceOf(Parameter);
@@ -244,9 +308,20 @@ describe("loading", () => {
   it("makes parameters of the model's dtype that train, or do not", async () => {
     await inFolder(async (folder) => {
       await savePeft(await adapt(llama, lora, { r: 2 }), `${folder}/a`);
-      const [on, off] = [await loadPeft(llama, `${folder}/a`, { methods: [lora] }), await loadPeft(llama, `${folder}/a`, { methods: [lora], trainable: false, name: "frozen" })];
+      const [on, off] = [
+        await loadPeft(llama, `${folder}/a`, { methods: [lora] }),
+        await loadPeft(llama, `${folder}/a`, { methods: [lora], trainable: false, name: "frozen" }),
+      ];
       expect([...adapterParameters(setOf(on)).values()].every(({ dtype, trainable }) => dtype === "f64" && trainable)).toBe(true);
       expect([...adapterParameters(setOf(off, "frozen")).values()].some(({ trainable }) => trainable)).toBe(false);
+    });
+  });
+
+  it("brings the method's regime along, so that training goes on as it was", async () => {
+    const scheduled = { ...lora, regime: (o: { r: number }) => ({ state: { rank: o.r } }) };
+    await inFolder(async (folder) => {
+      await savePeft(await adapt(llama, lora, { r: 3 }), `${folder}/a`);
+      expect(setOf(await loadPeft(llama, `${folder}/a`, { methods: [scheduled] })).regime).toEqual({ state: { rank: 3 } });
     });
   });
 

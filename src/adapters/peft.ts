@@ -97,6 +97,7 @@ async function readSet(base: Model, directory: PeftDirectory, definition: Adapte
   const sites = new Map(base.sites.map((site): [string, LoraSite] => [site.path, { kind: site.kind, shape: [site.out, site.in] }]));
   const { layers, warnings } = loraLayers(parsed, (key) => weights.entries.get(key)!.shape, sites, config);
   const options: Record<string, unknown> = { r: config.r, alpha: config.lora_alpha, dropout: config.lora_dropout, useRslora: config.use_rslora, loraBias: config.lora_bias, initLoraWeights: config.init_lora_weights };
+  const regime = definition.regime?.(options as never);
   const siteOptions = new Map<string, Record<string, unknown>>();
   const entries = new Map<string, Params>();
   for (const layer of layers) {
@@ -116,7 +117,7 @@ async function readSet(base: Model, directory: PeftDirectory, definition: Adapte
   const copies = copiedLeaves(base, name, covered, targeting);
   const tokens = tokenRows(base, name, targeting.trainableTokenIndices, copies);
   for (const { key, module, part } of parsed.keys) await readShared(directory, copies, key, module, part as SharedPart);
-  return { name, method: definition.id, definition, options, siteOptions, targeting, entries, shared: {}, copies, tokens, live: newLive(), warnings, coverage: covered, raw: config.raw };
+  return { name, method: definition.id, definition, options, siteOptions, targeting, entries, shared: {}, copies, tokens, live: newLive(), warnings, coverage: covered, raw: config.raw, ...(regime ? { regime } : {}) };
 }
 
 /** Modules stored whole, by the plain weights in the file. */
