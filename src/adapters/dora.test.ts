@@ -117,7 +117,10 @@ describe("dora", () => {
     put(w, weights);
     put(p.m, norms(weights));
     for (const value of await numbers(dora.update!(p, site, o, live, {}).toDense())) expect(value).toBeCloseTo(0, 12);
-    put(p.m, norms(weights).map((value) => value + 1));
+    put(
+      p.m,
+      norms(weights).map((value) => value + 1),
+    );
     put(p.B, sample([OUT, R], 7));
     const grown = await numbers(dora.update!(p, site, o, live, {}).toDense());
     expect(Math.hypot(...grown.slice(0, IN))).toBeCloseTo(1, 12);

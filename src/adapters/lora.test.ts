@@ -14,12 +14,21 @@ const optionsOf = (given: object): LoraOptions => parseOptions(lora, given as Re
 const numbers = async (t: Tensor): Promise<number[]> => [...(await t.data())].map(Number);
 
 /** A site of a shape, whose weight nobody reads. */
-const siteOf = (out: number, inner: number, kind: Site["kind"] = "linear", path = "model.layers.0.self_attn.q_proj"): Site => ({ path, depth: 0, role: "q_proj", kind, out, in: inner, weight: dense(shaped([out, inner])) });
+const siteOf = (out: number, inner: number, kind: Site["kind"] = "linear", path = "model.layers.0.self_attn.q_proj"): Site => ({
+  path,
+  depth: 0,
+  role: "q_proj",
+  kind,
+  out,
+  in: inner,
+  weight: dense(shaped([out, inner])),
+});
 
 /** A tensor of a shape without memory. */
 const shaped = (shape: readonly number[]): Tensor => new Tensor({ block: undefined, kept: false, scope: undefined }, "f32", shape);
 
-const drawn = (site: Site, given: object, seed = 1) => initLora(site, optionsOf(given), { rng: new Rng(seed), dtype: "f32" }) as { A: Tensor; B: Tensor; bias?: Tensor };
+const drawn = (site: Site, given: object, seed = 1) =>
+  initLora(site, optionsOf(given), { rng: new Rng(seed), dtype: "f32" }) as { A: Tensor; B: Tensor; bias?: Tensor };
 
 const spread = (values: readonly number[]) => {
   const mean = values.reduce((a, b) => a + b, 0) / values.length;
@@ -29,7 +38,10 @@ const spread = (values: readonly number[]) => {
 describe("lora", () => {
   it("draws A uniformly within 1/√in, which is torch's kaiming with a = √5, and B zero", async () => {
     const { A, B } = drawn(siteOf(96, 400), { r: 32 });
-    expect([A.shape, B.shape]).toEqual([[32, 400], [96, 32]]);
+    expect([A.shape, B.shape]).toEqual([
+      [32, 400],
+      [96, 32],
+    ]);
     const { mean, std, most } = spread(await numbers(A));
     const bound = 1 / Math.sqrt(400);
     expect(most).toBeLessThanOrEqual(bound);
@@ -59,7 +71,10 @@ describe("lora", () => {
 
   it("starts an embedding with A zero and B normal with standard deviation 1", async () => {
     const p = initLora(siteOf(50, 400, "embedding"), optionsOf({ r: 8 }), { rng: new Rng(1), dtype: "f32" }) as { embeddingA: Tensor; embeddingB: Tensor };
-    expect([p.embeddingA.shape, p.embeddingB.shape]).toEqual([[8, 50], [400, 8]]);
+    expect([p.embeddingA.shape, p.embeddingB.shape]).toEqual([
+      [8, 50],
+      [400, 8],
+    ]);
     expect((await numbers(p.embeddingA)).every((value) => value === 0)).toBe(true);
     expect(spread(await numbers(p.embeddingB)).std).toBeCloseTo(1, 1);
   });
@@ -137,7 +152,10 @@ describe("rslora", () => {
       const B = new Rng(2).normal([64, r], 1);
       return spread(await numbers(loraUpdate({ A, B }, parseOptions(method as typeof lora, { r, alpha: 8 })).toDense())).std;
     };
-    for (const [method, ratio] of [[rslora, 1], [lora, 1 / 8]] as const) {
+    for (const [method, ratio] of [
+      [rslora, 1],
+      [lora, 1 / 8],
+    ] as const) {
       const found = (await size(method, 256)) / (await size(method, 4)) / ratio;
       expect(Math.abs(found - 1), method.id).toBeLessThan(0.15);
     }

@@ -24,7 +24,12 @@ describe("options of a method", () => {
   });
 
   it("are read in our spelling, in snake case, and by the names PEFT has for them", () => {
-    for (const given of [{ alpha: 2, initR: 3 }, { alpha: 2, init_r: 3 }, { lora_alpha: 2, init_r: 3 }]) expect(parse(given)).toEqual({ r: 8, alpha: 2, initR: 3 });
+    for (const given of [
+      { alpha: 2, initR: 3 },
+      { alpha: 2, init_r: 3 },
+      { lora_alpha: 2, init_r: 3 },
+    ])
+      expect(parse(given)).toEqual({ r: 8, alpha: 2, initR: 3 });
     expect(snake("initLoraWeights")).toBe("init_lora_weights");
   });
 

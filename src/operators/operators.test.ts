@@ -21,16 +21,60 @@ interface Kind {
 const kinds: Record<string, Kind> = {
   dense: { leaves: [[OUT, IN]], build: (w) => dense(w!) },
   "transposed dense": { leaves: [[IN, OUT]], build: (w) => dense(w!, true) },
-  "low-rank": { leaves: [[OUT, 3], [3, IN]], build: (b, a) => lowRank(b!, a!, 0.5) },
-  "low-rank of rank 0": { leaves: [[OUT, 0], [0, IN]], build: (b, a) => lowRank(b!, a!, 2) },
-  "low-rank of full rank": { leaves: [[OUT, IN], [IN, IN]], build: (b, a) => lowRank(b!, a!) },
-  "low-rank of strided factors": { leaves: [[3, OUT], [IN, 3]], build: (b, a) => lowRank(transpose(b!), transpose(a!), -1.5) },
+  "low-rank": {
+    leaves: [
+      [OUT, 3],
+      [3, IN],
+    ],
+    build: (b, a) => lowRank(b!, a!, 0.5),
+  },
+  "low-rank of rank 0": {
+    leaves: [
+      [OUT, 0],
+      [0, IN],
+    ],
+    build: (b, a) => lowRank(b!, a!, 2),
+  },
+  "low-rank of full rank": {
+    leaves: [
+      [OUT, IN],
+      [IN, IN],
+    ],
+    build: (b, a) => lowRank(b!, a!),
+  },
+  "low-rank of strided factors": {
+    leaves: [
+      [3, OUT],
+      [IN, 3],
+    ],
+    build: (b, a) => lowRank(transpose(b!), transpose(a!), -1.5),
+  },
   "scaled rows": { leaves: [[OUT], [OUT, IN]], build: (d, w) => scaledRows(d!, dense(w!)) },
   "scaled rows of low-rank": { leaves: [[OUT], [OUT, 2], [2, IN]], build: (d, b, a) => scaledRows(d!, lowRank(b!, a!, 3)) },
-  sum: { leaves: [[OUT, IN], [OUT, 2], [2, IN]], build: (w, b, a) => sumOf(dense(w!), lowRank(b!, a!, 0.25)) },
+  sum: {
+    leaves: [
+      [OUT, IN],
+      [OUT, 2],
+      [2, IN],
+    ],
+    build: (w, b, a) => sumOf(dense(w!), lowRank(b!, a!, 0.25)),
+  },
   "sum of sums": { leaves: [[OUT, IN], [IN, OUT], [OUT]], build: (w, v, d) => sumOf(sumOf(dense(w!), dense(v!, true)), scaledRows(d!, dense(w!))) },
-  "replaced rows": { leaves: [[OUT, IN], [2, IN]], build: (w, t) => replacedRows(dense(w!), [3, 0], t!), indexBytes: 2 * 4 },
-  "no rows replaced": { leaves: [[OUT, IN], [0, IN]], build: (w, t) => replacedRows(dense(w!), [], t!) },
+  "replaced rows": {
+    leaves: [
+      [OUT, IN],
+      [2, IN],
+    ],
+    build: (w, t) => replacedRows(dense(w!), [3, 0], t!),
+    indexBytes: 2 * 4,
+  },
+  "no rows replaced": {
+    leaves: [
+      [OUT, IN],
+      [0, IN],
+    ],
+    build: (w, t) => replacedRows(dense(w!), [], t!),
+  },
 };
 
 const operator = (kind: Kind, rng = 1): { leaves: Parameter[]; made: LinearOperator } => {
@@ -98,7 +142,10 @@ describe.each(Object.entries(kinds))("%s", (_, kind) => {
     const ids = [4, 0, 3, 3, 1, 2];
     const rows = made.rows!(tensor(ids, [2, 3], "i32"));
     expect(rows.shape).toEqual([2, 3, IN]);
-    close(await numbers(rows), ids.flatMap((id) => w.slice(id * IN, (id + 1) * IN)));
+    close(
+      await numbers(rows),
+      ids.flatMap((id) => w.slice(id * IN, (id + 1) * IN)),
+    );
     expect(made.rows!(tensor([], [0], "i32")).shape).toEqual([0, IN]);
   });
 

@@ -19,7 +19,9 @@ const fitting = ({ rank }: Sheet, options: Readonly<Record<string, unknown>>, { 
 async function subjectOf(method: Adapter, options: Readonly<Record<string, unknown>>, scaffold: Scaffold): Promise<Subject> {
   const sheet = sheets[method.id]!;
   const { model: base } = await baseOf(scaffold);
-  const others = catalog.filter((other) => sitesFor(other, base).length > 0).map((other) => ({ method: other, options: fitting(sheets[other.id]!, sheets[other.id]!.variants[0]!, scaffold) }));
+  const others = catalog
+    .filter((other) => sitesFor(other, base).length > 0)
+    .map((other) => ({ method: other, options: fitting(sheets[other.id]!, sheets[other.id]!.variants[0]!, scaffold) }));
   return { method, sheet, options: fitting(sheet, options, scaffold), scaffold, base, sites: sitesFor(method, base), others };
 }
 
@@ -32,7 +34,10 @@ async function run(law: Law, method: Adapter, options: Readonly<Record<string, u
 /** A sheet and words of it: name.md: "…" */
 const quotes = /\w\.md: "[^"]{12,}"/;
 
-const short = (options: Readonly<Record<string, unknown>>): string => Object.entries(options).map(([key, value]) => `${key} ${String(value)}`).join(", ");
+const short = (options: Readonly<Record<string, unknown>>): string =>
+  Object.entries(options)
+    .map(([key, value]) => `${key} ${String(value)}`)
+    .join(", ");
 
 /** The first variant on every scaffold, the others on the first. */
 function trials(method: Adapter, law: Law): { options: Readonly<Record<string, unknown>>; scaffold: Scaffold }[] {
@@ -51,16 +56,32 @@ describe.each(catalog.map((method) => [method.id, method] as const))("%s", (id, 
   const waived = new Map((method.waives ?? []).map(({ law, because }) => [law, because]));
 
   it.each([...waived])("waives a law that there is, and quotes the line that forces it: %s", (law, because) => {
-    expect(adapterLaws.map(({ name }) => name), `${id} waives a law that does not exist`).toContain(law);
+    expect(
+      adapterLaws.map(({ name }) => name),
+      `${id} waives a law that does not exist`,
+    ).toContain(law);
     expect(because, `the waiver of "${law}" must quote its sheet, such as: name.md: "…"`).toMatch(quotes);
   });
 
   for (const law of adapterLaws) {
-    if (!waived.has(law.name)) it.each(trials(method, law).map(({ options, scaffold }) => [law.name, scaffold.name, short(options), options, scaffold] as const))("%s: %s (%s)", (_, __, ___, options, scaffold) => run(law, method, options, scaffold));
+    if (!waived.has(law.name))
+      it.each(trials(method, law).map(({ options, scaffold }) => [law.name, scaffold.name, short(options), options, scaffold] as const))(
+        "%s: %s (%s)",
+        (_, __, ___, options, scaffold) => run(law, method, options, scaffold),
+      );
     else
       it(`${law.name}: waived, and indeed broken`, async () => {
-        const outcomes = await outcomesOf(trials(method, law).map(({ options, scaffold }) => () => run(law, method, options, scaffold)));
-        expect(outcomes.some((outcome) => outcome !== undefined), `${id} keeps this law everywhere: remove the waiver`).toBe(true);
+        const outcomes = await outcomesOf(
+          trials(method, law).map(
+            ({ options, scaffold }) =>
+              () =>
+                run(law, method, options, scaffold),
+          ),
+        );
+        expect(
+          outcomes.some((outcome) => outcome !== undefined),
+          `${id} keeps this law everywhere: remove the waiver`,
+        ).toBe(true);
         for (const outcome of outcomes) if (outcome) expect((outcome as Error).name, String(outcome)).toBe("AssertionError");
       });
   }
@@ -74,13 +95,22 @@ describe.each(catalog.map((method) => [method.id, method] as const))("%s", (id, 
 /** The error of each body, in order; undefined where there was none. */
 async function outcomesOf(bodies: readonly (() => Promise<void>)[]): Promise<unknown[]> {
   const outcomes: unknown[] = [];
-  for (const body of bodies) outcomes.push(await body().then(() => undefined, (error: unknown) => error));
+  for (const body of bodies)
+    outcomes.push(
+      await body().then(
+        () => undefined,
+        (error: unknown) => error,
+      ),
+    );
   return outcomes;
 }
 
 describe("the harness", () => {
   it("knows each law once, and only methods of the catalog", () => {
     expect(new Set(adapterLaws.map(({ name }) => name)).size).toBe(adapterLaws.length);
-    expect(Object.keys(sheets).filter((id) => !catalog.some((method) => method.id === id)), "counts.ts names no other").toEqual([]);
+    expect(
+      Object.keys(sheets).filter((id) => !catalog.some((method) => method.id === id)),
+      "counts.ts names no other",
+    ).toEqual([]);
   });
 });

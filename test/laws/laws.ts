@@ -1,13 +1,44 @@
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { expect } from "vitest";
-import { activate, adapt, adapterParameters, attachedTo, loadPeft, merge, removeAdapter, savePeft, unmerge, type Adapter, type InitContext } from "../../src/adapters/index.ts";
+import {
+  activate,
+  adapt,
+  adapterParameters,
+  attachedTo,
+  loadPeft,
+  merge,
+  removeAdapter,
+  savePeft,
+  unmerge,
+  type Adapter,
+  type InitContext,
+} from "../../src/adapters/index.ts";
 import { StrutError } from "../../src/errors.ts";
 import { loadModel, saveModel, type Model } from "../../src/models/index.ts";
 import { applyEmbedding, applyLinear } from "../../src/models/model.ts";
 import { train } from "../../src/training/index.ts";
 import type { Params, Site, Statistic } from "../../src/nn/contracts.ts";
-import { add, backward, bytesOf, engine, full, isReal, mul, noGrad, Parameter, Rng, scope, start, stop, sum, tensor, toBytes, zeros, type Tensor } from "../../src/tensor/index.ts";
+import {
+  add,
+  backward,
+  bytesOf,
+  engine,
+  full,
+  isReal,
+  mul,
+  noGrad,
+  Parameter,
+  Rng,
+  scope,
+  start,
+  stop,
+  sum,
+  tensor,
+  toBytes,
+  zeros,
+  type Tensor,
+} from "../../src/tensor/index.ts";
 import { checkGradients, leaf, sample } from "../support/gradients.ts";
 import type { Sheet } from "./counts.ts";
 import { baseOf, inFolder, outputOf, zeroed, type Scaffold } from "./scaffolds.ts";
@@ -35,7 +66,8 @@ export interface Law {
 
 const numbers = async (t: Tensor): Promise<number[]> => [...(await t.data())].map(Number);
 
-const pathsOf = ({ method }: Pick<Subject, "method">, model: Model): string[] => model.sites.filter(({ kind }) => method.kinds.includes(kind)).map(({ path }) => path);
+const pathsOf = ({ method }: Pick<Subject, "method">, model: Model): string[] =>
+  model.sites.filter(({ kind }) => method.kinds.includes(kind)).map(({ path }) => path);
 
 export const sitesFor = (method: Adapter, model: Model): Site[] => model.sites.filter(({ kind }) => method.kinds.includes(kind));
 
@@ -48,8 +80,10 @@ interface Placement {
   method?: Adapter;
 }
 
-const put = (subject: Subject, { base = subject.base, name = "default", seed = 0, options = subject.options, method = subject.method, targets = pathsOf({ method }, base) }: Placement = {}): Promise<Model> =>
-  adapt(base, method, options, { name, seed, targets });
+const put = (
+  subject: Subject,
+  { base = subject.base, name = "default", seed = 0, options = subject.options, method = subject.method, targets = pathsOf({ method }, base) }: Placement = {},
+): Promise<Model> => adapt(base, method, options, { name, seed, targets });
 
 /** Adds noise to every parameter that trains. */
 function stir(model: Model, name = "default", seed = 5): Model {
@@ -86,7 +120,8 @@ const idsOf = (site: Site): Tensor => tensor([0, site.out - 1, Math.floor(site.o
 /** One site of each role, for laws that look at sites one at a time. */
 const byRole = ({ sites }: Subject): Site[] => [...new Map(sites.map((site) => [`${site.role} ${site.kind} ${site.out}×${site.in}`, site])).values()];
 
-const trainables = (params: Params): [string, Parameter][] => Object.entries(params).filter((entry): entry is [string, Parameter] => entry[1] instanceof Parameter && entry[1].trainable);
+const trainables = (params: Params): [string, Parameter][] =>
+  Object.entries(params).filter((entry): entry is [string, Parameter] => entry[1] instanceof Parameter && entry[1].trainable);
 
 /** Runs something that must succeed or say in a sentence why it cannot. */
 async function orSentence(body: () => Promise<void>): Promise<void> {
@@ -105,13 +140,20 @@ function expectSentence(error: unknown): void {
   expect(message).not.toMatch(/undefined|\[object/);
 }
 
-const rejection = (promise: Promise<unknown>): Promise<unknown> => promise.then(() => undefined, (error: unknown) => error);
+const rejection = (promise: Promise<unknown>): Promise<unknown> =>
+  promise.then(
+    () => undefined,
+    (error: unknown) => error,
+  );
 
 /** Whether merging must work: every active method is a matrix, and what it adds to biases has a place in the base. */
 const mergeable = (model: Model): boolean =>
   model.active.every((name) => {
     const { definition: method, entries, options } = attachedTo(model, name)!;
-    return method.update !== undefined && [...entries].every(([path, p]) => model.layers.get(path)!.bias !== undefined || !method.bias?.(p, model.layers.get(path)!.site!, options as never));
+    return (
+      method.update !== undefined &&
+      [...entries].every(([path, p]) => model.layers.get(path)!.bias !== undefined || !method.bias?.(p, model.layers.get(path)!.site!, options as never))
+    );
   });
 
 /** The merged model, or undefined where merging rightly ends in a sentence. */
@@ -136,10 +178,15 @@ async function fingerprint(subject: Subject, placement: Placement = {}): Promise
   return { values, output: toBytes(out), outputs: await numbers(out) };
 }
 
-const sameBytes = (a: ReadonlyMap<string, Uint8Array>, b: ReadonlyMap<string, Uint8Array>): string[] => [...a].filter(([key, bytes]) => !b.has(key) || Buffer.compare(bytes, b.get(key)!) !== 0).map(([key]) => key);
+const sameBytes = (a: ReadonlyMap<string, Uint8Array>, b: ReadonlyMap<string, Uint8Array>): string[] =>
+  [...a].filter(([key, bytes]) => !b.has(key) || Buffer.compare(bytes, b.get(key)!) !== 0).map(([key]) => key);
 
 /** The subject's fingerprint on another engine; the usual one runs again afterwards. */
-async function onEngine<T>(options: { backend: "native" | "wasm" | "reference"; threads?: number }, subject: Subject, body: (subject: Subject) => Promise<T>): Promise<T | undefined> {
+async function onEngine<T>(
+  options: { backend: "native" | "wasm" | "reference"; threads?: number },
+  subject: Subject,
+  body: (subject: Subject) => Promise<T>,
+): Promise<T | undefined> {
   stop();
   try {
     await start(options);
@@ -213,7 +260,15 @@ async function directional(subject: Subject): Promise<void> {
     if (g) (await numbers(g)).forEach((value, j) => (expected += value * directions[i]![j]!));
   }
   const at = async (step: number): Promise<number> => {
-    params.forEach((p, i) => p.assign(tensor(starts[i]!.map((value, j) => value + step * directions[i]![j]!), p.shape, "f64")));
+    params.forEach((p, i) =>
+      p.assign(
+        tensor(
+          starts[i]!.map((value, j) => value + step * directions[i]![j]!),
+          p.shape,
+          "f64",
+        ),
+      ),
+    );
     return noGrad(loss).item();
   };
   const numeric = ((await at(1e-6)) - (await at(-1e-6))) / 2e-6;
@@ -264,7 +319,12 @@ export const adapterLaws: readonly Law[] = [
       for (const [path, { spec, site, weight, bias }] of subject.base.layers) {
         const now = merged.layers.get(path)!;
         expect(now.attached, path).toEqual([]);
-        expect([now.weight.shape, now.weight.dtype, now.bias?.shape, now.spec.transposed], path).toEqual([weight.shape, weight.dtype, bias?.shape, spec.transposed]);
+        expect([now.weight.shape, now.weight.dtype, now.bias?.shape, now.spec.transposed], path).toEqual([
+          weight.shape,
+          weight.dtype,
+          bias?.shape,
+          spec.transposed,
+        ]);
         expect(now.site?.weight.cost(), path).toEqual(site?.weight.cost());
         expect(now.site?.weight.kind, path).toBe(site?.weight.kind);
       }
@@ -295,8 +355,13 @@ export const adapterLaws: readonly Law[] = [
       for (const site of sites) expect(count(set.entries.get(site.path)!), site.path).toBe(sheet.count(site, set.options));
       expect(count(set.shared), "shared").toBe(sheet.shared?.(sites, set.options) ?? 0);
       const once = [...adapterParameters(set).values()].filter((p) => p.trainable);
-      expect(once.reduce((total, p) => total + p.size, 0)).toBe(sites.reduce((total, site) => total + sheet.count(site, set.options), 0) + (sheet.shared?.(sites, set.options) ?? 0));
-      expect(once.every((p) => p.dtype === rest.scaffold.dtype), "parameters have the model's dtype").toBe(true);
+      expect(once.reduce((total, p) => total + p.size, 0)).toBe(
+        sites.reduce((total, site) => total + sheet.count(site, set.options), 0) + (sheet.shared?.(sites, set.options) ?? 0),
+      );
+      expect(
+        once.every((p) => p.dtype === rest.scaffold.dtype),
+        "parameters have the model's dtype",
+      ).toBe(true);
     },
   },
   {
@@ -311,9 +376,13 @@ export const adapterLaws: readonly Law[] = [
         await savePeft(again, join(folder, "second"));
         for (const file of ["adapter_model.safetensors", "adapter_config.json"])
           expect((await readFile(join(folder, "first", file))).equals(await readFile(join(folder, "second", file))), file).toBe(true);
-        const [before, after] = [model, again].map((of) => [...adapterParameters(attachedTo(of, "default")!)].map(([key, p]) => `${key} ${p.dtype} [${p.shape}]`));
+        const [before, after] = [model, again].map((of) =>
+          [...adapterParameters(attachedTo(of, "default")!)].map(([key, p]) => `${key} ${p.dtype} [${p.shape}]`),
+        );
         expect(after!.sort(), "the same parameters").toEqual(before!.sort());
-        expect(Object.keys(attachedTo(again, "default")!.regime ?? {}), "its regime comes back").toEqual(Object.keys(attachedTo(model, "default")!.regime ?? {}));
+        expect(Object.keys(attachedTo(again, "default")!.regime ?? {}), "its regime comes back").toEqual(
+          Object.keys(attachedTo(model, "default")!.regime ?? {}),
+        );
       });
     },
   },
@@ -382,7 +451,8 @@ export const adapterLaws: readonly Law[] = [
       };
       for (const path of [all[0]!, all.at(-1)!]) expect(sameBytes(await values([path], path), await values(all, path)), path).toEqual([]);
       const twins = subject.sites.filter((site) => site.role === subject.sites.at(-2)!.role && site.kind === subject.sites.at(-2)!.kind);
-      if (twins.length > 1 && drew()) expect(sameBytes(await values(all, twins[0]!.path), await values(all, twins[1]!.path)), "sites draw numbers of their own").not.toEqual([]);
+      if (twins.length > 1 && drew())
+        expect(sameBytes(await values(all, twins[0]!.path), await values(all, twins[1]!.path)), "sites draw numbers of their own").not.toEqual([]);
     },
   },
   {
@@ -419,8 +489,10 @@ export const adapterLaws: readonly Law[] = [
         const targets = [site.path];
         const model = await stirred(subject, { targets, options: { ...subject.options, [rank]: most } });
         const merged = mergedOf(model);
-        if (merged) expect(distance(await output(merged, subject), await output(model, subject)), `${site.path} at rank ${most}`).toBeLessThan(tolerance(subject));
-        for (const wrong of [0, most + 1, -1, 1.5, NaN, Infinity]) expectSentence(await rejection(put(subject, { targets, options: { ...subject.options, [rank]: wrong } })));
+        if (merged)
+          expect(distance(await output(merged, subject), await output(model, subject)), `${site.path} at rank ${most}`).toBeLessThan(tolerance(subject));
+        for (const wrong of [0, most + 1, -1, 1.5, NaN, Infinity])
+          expectSentence(await rejection(put(subject, { targets, options: { ...subject.options, [rank]: wrong } })));
       }
     },
   },
@@ -439,7 +511,8 @@ export const adapterLaws: readonly Law[] = [
         const params = [...adapterParameters(attachedTo(model, "default")!).values()];
         for (const p of params) if (p.trainable && isReal(p.dtype)) p.assign(zeros(p.shape, p.dtype));
         expect((await output(model, subject)).every(Number.isFinite), "all parameters zero").toBe(true);
-        for (const gradient of backward(sum(outputOf(model, subject.scaffold))).values()) expect((await numbers(gradient)).every(Number.isFinite), "gradients at zero").toBe(true);
+        for (const gradient of backward(sum(outputOf(model, subject.scaffold))).values())
+          expect((await numbers(gradient)).every(Number.isFinite), "gradients at zero").toBe(true);
       }),
   },
   {
@@ -457,7 +530,10 @@ export const adapterLaws: readonly Law[] = [
         expect((await numbers(noGrad(() => siteOutput(model, site, zeros([0, site.in], dtype))))).length, "no rows").toBe(0);
         for (const value of [NaN, Infinity, -Infinity]) {
           const bad = noGrad(() => siteOutput(model, site, full([2, site.in], value, dtype)));
-          expect((await numbers(bad)).every((n) => !Number.isFinite(n)), `${site.path}: ${value} stays visible`).toBe(true);
+          expect(
+            (await numbers(bad)).every((n) => !Number.isFinite(n)),
+            `${site.path}: ${value} stays visible`,
+          ).toBe(true);
         }
       }
     },

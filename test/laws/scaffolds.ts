@@ -17,18 +17,42 @@ export interface Scaffold {
 }
 
 const llama = {
-  architectures: ["LlamaForCausalLM"], model_type: "llama", vocab_size: 11, hidden_size: 8, intermediate_size: 12, num_hidden_layers: 2,
-  num_attention_heads: 4, num_key_value_heads: 2, max_position_embeddings: 16, attention_bias: true, mlp_bias: true,
+  architectures: ["LlamaForCausalLM"],
+  model_type: "llama",
+  vocab_size: 11,
+  hidden_size: 8,
+  intermediate_size: 12,
+  num_hidden_layers: 2,
+  num_attention_heads: 4,
+  num_key_value_heads: 2,
+  max_position_embeddings: 16,
+  attention_bias: true,
+  mlp_bias: true,
 };
 const gpt2 = { architectures: ["GPT2LMHeadModel"], model_type: "gpt2", vocab_size: 11, n_embd: 8, n_head: 2, n_layer: 1, n_positions: 8 };
-const ids = [[3, 1, 4, 1, 5], [9, 2, 6, 5, 3]];
+const ids = [
+  [3, 1, 4, 1, 5],
+  [9, 2, 6, 5, 3],
+];
 
 export const scaffolds: readonly Scaffold[] = [
   { name: "llama f64", dtype: "f64", config: llama, mostRank: 4, ids },
-  { name: "llama, tied, without biases, f32", dtype: "f32", config: { ...llama, num_hidden_layers: 1, attention_bias: false, mlp_bias: false, tie_word_embeddings: true }, mostRank: 4, ids },
+  {
+    name: "llama, tied, without biases, f32",
+    dtype: "f32",
+    config: { ...llama, num_hidden_layers: 1, attention_bias: false, mlp_bias: false, tie_word_embeddings: true },
+    mostRank: 4,
+    ids,
+  },
   { name: "gpt2 f64", dtype: "f64", config: gpt2, mostRank: 8, ids },
   { name: "gpt2, untied, f32", dtype: "f32", config: { ...gpt2, tie_word_embeddings: false }, mostRank: 8, ids },
-  { name: "llama with 1×n and n×1 sites, f64", dtype: "f64", config: { ...llama, num_hidden_layers: 1, intermediate_size: 1, num_key_value_heads: 1 }, mostRank: 1, ids },
+  {
+    name: "llama with 1×n and n×1 sites, f64",
+    dtype: "f64",
+    config: { ...llama, num_hidden_layers: 1, intermediate_size: 1, num_key_value_heads: 1 },
+    mostRank: 1,
+    ids,
+  },
   { name: "gpt2 of width 1, f32", dtype: "f32", config: { ...gpt2, n_embd: 1, n_head: 1 }, mostRank: 1, ids },
 ];
 
@@ -53,7 +77,8 @@ export interface Base {
 const leafBytes = (model: Model): Map<string, Uint8Array> => new Map([...parameters(model)].map(([name, leaf]) => [name, toBytes(leaf)]));
 
 /** Names of leaves that no longer hold what they did. */
-export const changedLeaves = ({ model, bytes }: Base): string[] => [...leafBytes(model)].filter(([name, now]) => Buffer.compare(bytes.get(name)!, now) !== 0).map(([name]) => name);
+export const changedLeaves = ({ model, bytes }: Base): string[] =>
+  [...leafBytes(model)].filter(([name, now]) => Buffer.compare(bytes.get(name)!, now) !== 0).map(([name]) => name);
 
 /** The scaffold's model on the running engine: random weights, norms and biases too. */
 export function baseOf(scaffold: Scaffold): Promise<Base> {
@@ -66,10 +91,14 @@ export function baseOf(scaffold: Scaffold): Promise<Base> {
 async function build({ config, dtype }: Scaffold): Promise<Base> {
   const rng = new Rng(1);
   const model = await inFolder(async (folder) => {
-    await saveModel(randomModel(config, (name, shape) => rng.fork(name).normal(shape, 0.5)), join(folder, "model"));
+    await saveModel(
+      randomModel(config, (name, shape) => rng.fork(name).normal(shape, 0.5)),
+      join(folder, "model"),
+    );
     return loadModel(join(folder, "model"), { dtype });
   });
-  for (const [name, leaf] of parameters(model)) if (leaf.shape.length === 1) leaf.assign(noGrad(() => scope(() => add(leaf, rng.fork(`vary/${name}`).normal(leaf.shape, 0.2, dtype)))));
+  for (const [name, leaf] of parameters(model))
+    if (leaf.shape.length === 1) leaf.assign(noGrad(() => scope(() => add(leaf, rng.fork(`vary/${name}`).normal(leaf.shape, 0.2, dtype)))));
   const { folder: _, ...kept } = model;
   return { model: kept, bytes: leafBytes(kept) };
 }
@@ -81,8 +110,12 @@ export function zeroed(model: Model): Model {
     if (!leaves.has(leaf)) leaves.set(leaf, new Parameter(zeros(leaf.shape, leaf.dtype), leaf.name, false));
     return leaves.get(leaf)!;
   };
-  return makeModel({ ...model, layers: new Map([...model.layers].map(([path, layer]) => [path, layer.site ? makeLayer(layer.spec, zero(layer.weight), layer.bias) : layer])) });
+  return makeModel({
+    ...model,
+    layers: new Map([...model.layers].map(([path, layer]) => [path, layer.site ? makeLayer(layer.spec, zero(layer.weight), layer.bias) : layer])),
+  });
 }
 
 /** What the model answers to the scaffold's input. */
-export const outputOf = (model: Model, { ids }: Scaffold, run: Run = {}): Tensor => forward(model, tensor(ids.flat(), [ids.length, ids[0]!.length], "i32"), run);
+export const outputOf = (model: Model, { ids }: Scaffold, run: Run = {}): Tensor =>
+  forward(model, tensor(ids.flat(), [ids.length, ids[0]!.length], "i32"), run);
