@@ -73,16 +73,17 @@ async function demo({ out, seed, steps, json }: Options, io: Io): Promise<void> 
   say(`${recipe.model}: ${String((base.config["architectures"] as string[])[0])}, ${grouped(counts.total)} parameters, loaded`);
 
   heading(`Before, on the last tenth of ${recipe.data.text}`);
-  const before = await measured(base, prepared, io, json);
+  const before = await measured(base, prepared, io, { json });
   say(scoreText(before));
   const textBefore = await sample(base, prepared);
   say(quoted(textBefore, io));
 
   heading(`Training ${recipe.method} on the rest`);
   say(`${facts(coverageFacts(prepared.coverage!, base.sites))}\n`);
+  const signal = io.interrupt();
   const progress = new TrainingProgress(io);
   const trainingBegan = performance.now();
-  const result = await runRecipe(prepared, { out, signal: io.interrupt(), ...(json ? {} : { onEvent: progress.show }) }).finally(() => progress.end());
+  const result = await runRecipe(prepared, { out, signal, ...(json ? {} : { onEvent: progress.show }) }).finally(() => progress.end());
   const trainingSeconds = (performance.now() - trainingBegan) / 1000;
   if (result.stopped) {
     say(`Stopped after step ${result.step}.`);
@@ -93,7 +94,7 @@ async function demo({ out, seed, steps, json }: Options, io: Io): Promise<void> 
   heading("After, with the adapter merged and the folder read back");
   const merged = await loadModel(folder);
   const { difference, positions } = await largestDifference(result.model, merged);
-  const after = await measured(merged, prepared, io, json);
+  const after = await measured(merged, prepared, io, { json, signal });
   const lower = 1 - after.loss / before.loss;
   say(`${scoreText(after)}: ${(100 * lower).toFixed(1)} % lower`);
   say(`max |Δlogit| between adapted and merged model: ${significant(difference, 3)}, at ${positions} positions`);
@@ -126,7 +127,7 @@ async function demo({ out, seed, steps, json }: Options, io: Io): Promise<void> 
       { name: "base", score: before, parameters: counts.total, bytes: baseBytes!, seconds: undefined },
       {
         name: recipe.method,
-        score: { ...after, loss: result.best!.loss, perplexity: Math.exp(result.best!.loss) },
+        score: { ...after, ...result.heldOut },
         parameters: counts.trained,
         bytes: adapterBytes!,
         seconds: trainingSeconds,
@@ -135,7 +136,7 @@ async function demo({ out, seed, steps, json }: Options, io: Io): Promise<void> 
     ])}`,
   );
   say(
-    `\nPEFT adapter         ${adapter}\nHugging Face folder  ${folder}\n${coloured(io, "dim", `${secondsText(seconds)} in all. Try: strut generate ${folder} --prompt "JULIET:" --temperature 0.8`)}`,
+    `\nPEFT adapter         ${adapter}\nHugging Face folder  ${folder}\n${coloured(io, "dim", `${secondsText(seconds)} in all. Again: strut demo. Next: strut generate ${folder} --prompt "JULIET:" --temperature 0.8`)}`,
   );
 }
 
@@ -144,10 +145,15 @@ const scores = ({ loss, perplexity, tokens }: Evaluation): Record<string, number
 const scoreText = ({ loss, perplexity, tokens }: Evaluation): string =>
   `loss ${loss.toFixed(4)} nats a token, perplexity ${perplexity.toFixed(2)}, over ${grouped(tokens)} tokens`;
 
-async function measured(model: Model, { heldOut, window }: Prepared, io: Io, json: boolean | undefined): Promise<Evaluation> {
+async function measured(
+  model: Model,
+  { heldOut, window }: Prepared,
+  io: Io,
+  { json, signal }: { json: boolean | undefined; signal?: AbortSignal },
+): Promise<Evaluation> {
   const status = new StatusLine(io);
   const onProgress = ({ tokens, total }: { tokens: number; total: number }): void => status.show(`evaluating: ${Math.floor((100 * tokens) / total)} %`);
-  return evaluate(model, heldOut!, { window, ...(json ? {} : { onProgress }) }).finally(() => status.clear());
+  return evaluate(model, heldOut!, { window, ...(json ? {} : { onProgress }), ...(signal ? { signal } : {}) }).finally(() => status.clear());
 }
 
 async function sample(model: Model, { tokenizer, recipe }: Prepared): Promise<string> {

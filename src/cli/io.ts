@@ -20,8 +20,10 @@ export const isLively = ({ stdout, env }: Io): boolean => stdout.isTTY === true 
 
 const codes = { bold: [1, 22], dim: [2, 22], green: [32, 39], cyan: [36, 39] } as const;
 
+type Style = keyof typeof codes;
+
 /** Text with a colour, where colours are wanted. */
-export function coloured(io: Io, style: keyof typeof codes, text: string): string {
+export function coloured(io: Io, style: Style, text: string): string {
   if (!isLively(io) || io.env["NO_COLOR"]) return text;
   const [on, off] = codes[style];
   return `\u001b[${on}m${text}\u001b[${off}m`;
@@ -41,10 +43,11 @@ export class StatusLine {
     this.#io = io;
   }
 
-  show(text: string): void {
+  show(text: string, style?: Style): void {
     if (!isLively(this.#io)) return;
     const width = (this.#io.stdout.columns ?? 80) - 1;
-    this.#io.stdout.write(`\r\u001b[2K${text.slice(0, width)}`);
+    const fitting = text.slice(0, width);
+    this.#io.stdout.write(`\r\u001b[2K${style ? coloured(this.#io, style, fitting) : fitting}`);
     this.#shown = true;
   }
 

@@ -32,7 +32,9 @@ async function mergeFolders(base: string, adapter: string, { out, dtype, overwri
   await refuseFilled(out, overwrite);
   await checkFolder(base);
   const engine = await start();
+  const signal = io.interrupt();
   const adapted = await openAdapter(await loadModel(base), adapter);
+  signal.throwIfAborted();
   await saveModel(merge(adapted), out, { overwrite, ...(dtype === undefined ? {} : { dtype }) });
   // through the disk, so that rounding to a smaller dtype counts too
   const { difference, positions } = await largestDifference(adapted, await loadModel(out));

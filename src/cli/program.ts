@@ -79,6 +79,10 @@ export async function run(argv: readonly string[], io: Io): Promise<number> {
   } catch (error) {
     if (error instanceof Exit) return error.code;
     if (error instanceof CommanderError) return error.exitCode === 0 ? 0 : 2;
+    if (error instanceof DOMException && error.name === "AbortError") {
+      io.stderr.write("strut: interrupted; nothing was left half-written.\n");
+      return 130;
+    }
     io.stderr.write(errorText(error, { debug: io.env["STRUT_DEBUG"] === "1" }));
     return 1;
   }

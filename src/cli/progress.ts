@@ -1,7 +1,7 @@
 import type { Coverage } from "../adapters/index.ts";
 import { grouped, secondsText } from "../report/numbers.ts";
 import type { TrainingEvent } from "../training/index.ts";
-import { coloured, isLively, print, StatusLine, type Io } from "./io.ts";
+import { isLively, print, StatusLine, type Io } from "./io.ts";
 
 /** `q_proj (5)`: last names of modules with how many there are. */
 function byName(paths: readonly string[]): string {
@@ -50,7 +50,7 @@ export class TrainingProgress {
 
   #step({ step, steps, loss, tokensPerSecond, timeLeft }: Extract<TrainingEvent, { event: "step" }>): void {
     const text = `step ${step}/${steps}  loss ${loss.toFixed(4)}  ${grouped(tokensPerSecond)} tokens/s  ${secondsText(timeLeft)} left`;
-    if (isLively(this.#io)) return this.#status.show(coloured(this.#io, "cyan", text));
+    if (isLively(this.#io)) return this.#status.show(text, "cyan");
     const due = Math.ceil(steps / 10);
     if (step < this.#shown + due && step !== steps) return;
     this.#shown = step;

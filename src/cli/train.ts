@@ -2,7 +2,7 @@ import type { Command } from "commander";
 import type { z } from "zod";
 import { prepare, type Prepared } from "../recipe/prepare.ts";
 import { readRecipe } from "../recipe/read.ts";
-import { clearRun, runRecipe, type RunResult } from "../recipe/run.ts";
+import { clearRun, outputs, runRecipe, type RunResult } from "../recipe/run.ts";
 import { recipeSchema } from "../recipe/schema.ts";
 import { grouped } from "../report/numbers.ts";
 import { facts } from "../report/table.ts";
@@ -60,8 +60,8 @@ async function trainRecipe({ recipe: path, out, resume = false, overwrite = fals
   const result = await runRecipe(prepared, { out, resume, signal: io.interrupt(), onEvent: json ? (event) => printJson(io, event) : progress.show }).finally(
     () => progress.end(),
   );
-  const { adapter, folder, checkpoint, reason, step, loss } = result;
-  if (json) printJson(io, { event: "result", step, reason, loss, adapter, folder, checkpoint });
+  const { adapter, folder, checkpoint, reason, step, loss, heldOut } = result;
+  if (json) printJson(io, { event: "result", step, reason, loss, heldOut, adapter, folder, checkpoint });
   else print(io, `\n${describedResult(result, out, (performance.now() - began) / 1000)}`);
   if (!result.stopped) return;
   if (!json) print(io, `\nStopped. To go on: strut train --recipe ${path} --out ${out} --resume`);
@@ -81,13 +81,14 @@ const describedRun = ({ recipe, model, coverage, parameters: { trained, total },
     ["backend", backendText(engine())],
   ]);
 
-const describedResult = ({ step, reason, loss, best, adapter, folder, checkpoint }: RunResult, out: string, seconds: number): string =>
+const describedResult = ({ step, reason, loss, best, heldOut, adapter, folder, checkpoint }: RunResult, out: string, seconds: number): string =>
   facts([
     ["ended", `${reason} after step ${step}, ${seconds.toFixed(1)} s`],
     ["training loss", `${loss.toFixed(4)} in the last step`],
-    ["held-out loss", best && `${best.loss.toFixed(4)} at best, perplexity ${Math.exp(best.loss).toFixed(2)}, at step ${best.step}`],
+    ["held-out loss", heldOut && `${heldOut.loss.toFixed(4)}, perplexity ${heldOut.perplexity.toFixed(2)}, at step ${heldOut.step}`],
+    ["best held out", best && best.step !== heldOut?.step ? `${best.loss.toFixed(4)} at step ${best.step}` : undefined],
     ["adapter", adapter],
     ["model", folder],
     ["checkpoint", checkpoint],
-    ["events", `${out}/events.jsonl`],
+    ["events", `${out}/${outputs.events}`],
   ]);

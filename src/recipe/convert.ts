@@ -59,12 +59,6 @@ function rewritten(source: Source, from: string, entry: TensorEntry, to: string,
 const throughF32 = (x: ReturnType<typeof fromBytes>, after: FileDType): ReturnType<typeof fromBytes> =>
   x.dtype !== "f32" && after !== "F32" ? cast(x, "f32") : x;
 
-async function endWhere<T>(work: Promise<T>): Promise<T> {
-  return work.catch((error: unknown) => {
-    throw error instanceof DOMException && error.name === "AbortError" ? new StrutError("interrupted", "interrupted; nothing was written") : error;
-  });
-}
-
 /**
  * Writes a model's folder (or one safetensors file) anew: another dtype, other shards. config.json follows the dtype, the
  * tokenizer and other companions are copied. What stays the same keeps its header text and order.
@@ -84,7 +78,7 @@ export async function convertModel(from: string, out: string, options: ConvertOp
       else await writeConfig(temporary, { ...config, ["dtype" in config ? "dtype" : "torch_dtype"]: configNames[options.dtype!] });
       files.push("config.json", ...(await copyCompanions(from, temporary)));
     };
-    await endWhere(writeFolderAtomically(out, fill, { overwrite: options.overwrite ?? false }));
+    await writeFolderAtomically(out, fill, { overwrite: options.overwrite ?? false });
     return { folder: out, files, tensors: weights.entries.size, converted: changed, bytes: await totalBytes(out, files) };
   } finally {
     await weights.close();
@@ -154,7 +148,7 @@ export async function convertAdapter(from: string, out: string, { name = "defaul
       await copyFile(join(from, "adapter_config.json"), join(temporary, files[1]!));
       files.push(...(await copyCompanions(from, join(temporary, inside))).map((file) => join(inside, file)));
     };
-    await endWhere(writeFolderAtomically(out, fill, { overwrite: options.overwrite ?? false }));
+    await writeFolderAtomically(out, fill, { overwrite: options.overwrite ?? false });
     return {
       folder: join(out, inside),
       files: files.map((file) => basename(file)),

@@ -22,6 +22,8 @@ export interface RunResult extends TrainResult {
   readonly adapter?: string;
   /** Hugging Face folder of the merged model, or of the one that was trained whole. */
   readonly folder?: string;
+  /** Of the last evaluation on the held-out text. */
+  readonly heldOut?: { readonly step: number; readonly loss: number; readonly perplexity: number };
 }
 
 /** What a run writes into its folder; --overwrite removes these and nothing else. */
@@ -101,11 +103,14 @@ export async function runRecipe(prepared: Prepared, { out, resume = false, onEve
   const { recipe } = prepared;
   const events = new EventFile(out);
   try {
+    let evaluated: RunResult["heldOut"];
     const onBoth = (event: TrainingEvent): void => {
       events.add(event);
+      if (event.event === "evaluation") evaluated = { step: event.step, loss: event.loss, perplexity: event.perplexity };
       onEvent?.(event);
     };
-    const result = await train(prepared.model, { ...options, resume, onEvent: onBoth, ...(signal ? { signal } : {}) });
+    const trained = await train(prepared.model, { ...options, resume, onEvent: onBoth, ...(signal ? { signal } : {}) });
+    const result: RunResult = { ...trained, ...(evaluated ? { heldOut: evaluated } : {}) };
     if (result.stopped) return result;
     if (!prepared.coverage) {
       const folder = join(out, outputs.model);

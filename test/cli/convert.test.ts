@@ -3,7 +3,7 @@ import { join } from "node:path";
 import { describe, expect, it } from "vitest";
 import { openSafetensorsFile, openWeights } from "../../src/formats/safetensors-folder.ts";
 import { writeSafetensors, type TensorToWrite } from "../../src/formats/safetensors-write.ts";
-import { json, names, STORIES, strut, temporary } from "./strut.ts";
+import { json, names, STORIES, strut, strutIn, temporary } from "./strut.ts";
 
 const folder = temporary();
 const to = (name: string): string => join(folder, name);
@@ -135,6 +135,20 @@ describe("strut convert on adapters", () => {
     expect((await strut("convert", STORIES, "--out", to("y"), "--adapter-name", "bob")).err).toContain("no adapter to name");
     expect((await strut("convert", DOTTED, "--out", to("y"), "--adapter-name", "../bob")).err).toContain("cannot be named");
     expect(await names(to("y"))).toEqual([]);
+  });
+});
+
+describe("Ctrl-C", () => {
+  it("ends a conversion or merge with code 130 and leaves nothing", async () => {
+    const signal = AbortSignal.abort();
+    for (const argv of [
+      ["convert", STORIES],
+      ["merge", STORIES, "test/interop/peft/lora-dora"],
+    ]) {
+      const ran = await strutIn({ signal }, ...argv, "--out", to("stopped"));
+      expect(ran).toEqual({ code: 130, out: "", err: "strut: interrupted; nothing was left half-written.\n" });
+    }
+    expect((await names(folder)).filter((name) => name.includes("stopped"))).toEqual([]);
   });
 });
 
