@@ -1,19 +1,29 @@
 import { gemmInto, empty, noGrad, Rng, transpose, type Tensor } from "strut/tensor";
 import { bench, type Options } from "./measure.ts";
 
-const sizes: readonly (readonly [number, number, number])[] = [[64, 64, 64], [256, 256, 256], [512, 768, 3072], [1024, 1024, 1024], [2048, 2048, 2048]];
+const sizes: readonly (readonly [number, number, number])[] = [
+  [64, 64, 64],
+  [256, 256, 256],
+  [512, 768, 3072],
+  [1024, 1024, 1024],
+  [2048, 2048, 2048],
+];
 
 /** Matrix products into an existing output; M×K×N, and T where an operand is stored transposed. */
 export async function gemm(options: Options): Promise<void> {
   const rng = new Rng(20261125);
-  const operand = (rows: number, cols: number, transposed: boolean): Tensor => (transposed ? transpose(rng.normal([cols, rows], 1)) : rng.normal([rows, cols], 1));
+  const operand = (rows: number, cols: number, transposed: boolean): Tensor =>
+    transposed ? transpose(rng.normal([cols, rows], 1)) : rng.normal([rows, cols], 1);
   for (const [m, k, n] of sizes) {
     const flops = 2 * m * k * n;
     const out = empty([m, n]);
     for (const kind of ["NN", "NT", "TN"]) {
       const [a, b] = [operand(m, k, kind[0] === "T"), operand(k, n, kind[1] === "T")];
       await bench(options, "gemm", `${m}x${k}x${n} ${kind}`, () => noGrad(() => gemmInto(out, a, b)), {
-        runs: 15, warmup: 3, inner: Math.max(1, Math.floor(1e9 / flops)), extra: (s) => ({ gflops: Math.round(flops / s / 1e8) / 10 }),
+        runs: 15,
+        warmup: 3,
+        inner: Math.max(1, Math.floor(1e9 / flops)),
+        extra: (s) => ({ gflops: Math.round(flops / s / 1e8) / 10 }),
       });
     }
   }

@@ -12,8 +12,14 @@ const usage = `usage: npm run bench -- gemm | gpt2-step [--mode forward|lora|ful
 const { values, positionals } = parseArgs({
   allowPositionals: true,
   options: {
-    threads: { type: "string", default: "2" }, runs: { type: "string" }, warmup: { type: "string" }, mode: { type: "string", default: "lora" },
-    json: { type: "boolean", default: false }, check: { type: "boolean", default: false }, peer: { type: "string" }, rounds: { type: "string", default: "3" },
+    threads: { type: "string", default: "2" },
+    runs: { type: "string" },
+    warmup: { type: "string" },
+    mode: { type: "string", default: "lora" },
+    json: { type: "boolean", default: false },
+    check: { type: "boolean", default: false },
+    peer: { type: "string" },
+    rounds: { type: "string", default: "3" },
   },
 });
 const [subcommand] = positionals;
@@ -26,12 +32,31 @@ if ((subcommand !== "gemm" && subcommand !== "gpt2-step") || !mode) {
 if (values.peer !== undefined) {
   const skip = new Set(["--peer", "--rounds"]);
   const own = process.argv.slice(2).filter((argument, i, all) => !skip.has(argument) && !skip.has(all[i - 1] ?? ""));
-  await comparePeer([process.execPath, fileURLToPath(import.meta.url), ...own, "--json"].map((part) => `'${part}'`).join(" "), values.peer, Number(values.rounds));
+  await comparePeer(
+    [process.execPath, fileURLToPath(import.meta.url), ...own, "--json"].map((part) => `'${part}'`).join(" "),
+    values.peer,
+    Number(values.rounds),
+  );
 } else {
   const number = (text: string | undefined): number | undefined => (text === undefined ? undefined : Number(text));
-  const options: Options = { threads: Number(values.threads), runs: number(values.runs), warmup: number(values.warmup), json: values.json, check: values.check };
+  const options: Options = {
+    threads: Number(values.threads),
+    runs: number(values.runs),
+    warmup: number(values.warmup),
+    json: values.json,
+    check: values.check,
+  };
   const { backend } = await start({ threads: options.threads });
-  console.log(JSON.stringify({ name: "config", sub: subcommand, backend: backend.name, variant: backend.variant, threads: engine().backend.threads, node: process.version }));
+  console.log(
+    JSON.stringify({
+      name: "config",
+      sub: subcommand,
+      backend: backend.name,
+      variant: backend.variant,
+      threads: engine().backend.threads,
+      node: process.version,
+    }),
+  );
   await (subcommand === "gemm" ? gemm(options) : trainStep(options, mode));
   stop();
 }

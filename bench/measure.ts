@@ -53,7 +53,13 @@ export function report(options: Options, row: Omit<Row, "threads" | "peak_rss_mi
 }
 
 /** Times `body`, which runs `inner` times a measurement. */
-export async function bench(options: Options, name: string, shape: string, body: () => unknown, defaults: { runs?: number; warmup?: number; inner?: number; extra?: (median: number) => Record<string, unknown> } = {}): Promise<void> {
+export async function bench(
+  options: Options,
+  name: string,
+  shape: string,
+  body: () => unknown,
+  defaults: { runs?: number; warmup?: number; inner?: number; extra?: (median: number) => Record<string, unknown> } = {},
+): Promise<void> {
   const { inner = 1, extra = () => ({}) } = defaults;
   const [runs, warmup] = [options.runs ?? defaults.runs ?? 5, options.warmup ?? defaults.warmup ?? 1];
   resetPeak();

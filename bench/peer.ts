@@ -8,7 +8,11 @@ async function rowsOf(command: string, environment: NodeJS.ProcessEnv): Promise<
   for await (const chunk of child.stdout) text += String(chunk);
   const status = await new Promise<number>((resolve) => (child.exitCode === null ? child.on("exit", (code) => resolve(code ?? 1)) : resolve(child.exitCode)));
   if (status !== 0) throw new Error(`the command ended with status ${status}: ${command}`);
-  return text.split("\n").filter((line) => line.startsWith("{")).map((line) => JSON.parse(line) as Row).filter(({ name }) => name !== "config");
+  return text
+    .split("\n")
+    .filter((line) => line.startsWith("{"))
+    .map((line) => JSON.parse(line) as Row)
+    .filter(({ name }) => name !== "config");
 }
 
 /** Runs ours and the peer's in alternation, and prints the ratios of their medians. */
@@ -26,10 +30,20 @@ export async function comparePeer(own: string, peer: string, rounds: number): Pr
     const time = (side: Row[]): number => median(side.map((row) => row.median_s));
     const memory = (side: Row[]): number => Math.max(...side.map((row) => row.peak_rss_mib));
     const round = (x: number): number => Math.round(x * 1000) / 1000;
-    console.log(JSON.stringify({
-      name, shape, rounds, median_s: time(ours), peer_median_s: time(theirs), time_ratio: round(time(ours) / time(theirs)),
-      peak_rss_mib: memory(ours), peer_peak_rss_mib: memory(theirs), memory_ratio: round(memory(ours) / memory(theirs)),
-      extra: collected.ours.at(-1)![i]!.extra, peer_extra: theirs.at(-1)!.extra,
-    }));
+    console.log(
+      JSON.stringify({
+        name,
+        shape,
+        rounds,
+        median_s: time(ours),
+        peer_median_s: time(theirs),
+        time_ratio: round(time(ours) / time(theirs)),
+        peak_rss_mib: memory(ours),
+        peer_peak_rss_mib: memory(theirs),
+        memory_ratio: round(memory(ours) / memory(theirs)),
+        extra: collected.ours.at(-1)![i]!.extra,
+        peer_extra: theirs.at(-1)!.extra,
+      }),
+    );
   }
 }

@@ -27,7 +27,8 @@ async function makeModel(mode: Mode, rng: Rng, from?: Model): Promise<Model> {
 
 const adapterParts = (model: Model): Map<string, Parameter> => new Map([...model.adapters.values()].flatMap((set) => [...adapterParameters(set)]));
 
-const trainable = (model: Model): Map<string, Parameter> => new Map([...parameters(model), ...adapterParts(model)].filter(([, { trainable: trains }]) => trains));
+const trainable = (model: Model): Map<string, Parameter> =>
+  new Map([...parameters(model), ...adapterParts(model)].filter(([, { trainable: trains }]) => trains));
 
 /** f32 gradient against an f64 central difference along a masked direction that touches every trained tensor. */
 async function checkGradient(mode: Mode, model: Model, batch: { ids: number[][] }, rng: Rng) {
@@ -40,7 +41,11 @@ async function checkGradient(mode: Mode, model: Model, batch: { ids: number[][] 
     const values = (await gradient.data()) as Float64Array;
     const norm = Math.sqrt(values.reduce((total, x) => total + x * x, 0));
     const mask = rng.fork(`mask/${name}`);
-    const direction = tensor(values.map((x) => (mask.random() < 0.5 ? x / norm : 0)), parameter.shape, "f64");
+    const direction = tensor(
+      values.map((x) => (mask.random() < 0.5 ? x / norm : 0)),
+      parameter.shape,
+      "f64",
+    );
     analytic += await noGrad(() => sum(mul(gradient, direction))).item();
     moves.push({ parameter, exact: noGrad(() => cast(cast(parameter, "f32"), "f64")), direction });
   }
@@ -63,10 +68,17 @@ export async function trainStep(options: Options, mode: Mode): Promise<void> {
   const extra: Record<string, unknown> = { mode, parameters: count, trainable: [...trainable(model).values()].reduce((total, { size }) => total + size, 0) };
   if (options.check && mode !== "forward") extra["check"] = await checkGradient(mode, model, batch, rng);
   const [runs, warmup] = [options.runs ?? 7, options.warmup ?? 2];
-  const { times, losses } = await (mode === "forward" ? forwardTimes(model, batch, runs + warmup) : stepTimes(model, batch, runs + warmup, mode === "lora" ? 1e-3 : 1e-4));
+  const { times, losses } = await (mode === "forward"
+    ? forwardTimes(model, batch, runs + warmup)
+    : stepTimes(model, batch, runs + warmup, mode === "lora" ? 1e-3 : 1e-4));
   const kept = times.slice(warmup);
   const middle = median(kept);
-  Object.assign(extra, { tokens_per_s: Math.round((rows * tokens * 10) / middle) / 10, first_loss: losses[0], last_loss: losses.at(-1), pool_mib: Math.round(engine().pool.pooledBytes / 2 ** 20) });
+  Object.assign(extra, {
+    tokens_per_s: Math.round((rows * tokens * 10) / middle) / 10,
+    first_loss: losses[0],
+    last_loss: losses.at(-1),
+    pool_mib: Math.round(engine().pool.pooledBytes / 2 ** 20),
+  });
   report(options, { name: "gpt2-step", shape: `${rows}x${tokens} ${mode}`, median_s: middle, min_s: Math.min(...kept), runs, extra });
 }
 
@@ -87,7 +99,10 @@ async function stepTimes(model: Model, batch: { ids: number[][] }, count: number
   let last = performance.now();
   resetPeak();
   await train(model, {
-    batches: [batch], steps: count, learningRate, optimizer: { method: adamw, options: { weightDecay: 0.01 } },
+    batches: [batch],
+    steps: count,
+    learningRate,
+    optimizer: { method: adamw, options: { weightDecay: 0.01 } },
     onEvent(event) {
       if (event.event === "start") last = performance.now();
       if (event.event !== "step") return;

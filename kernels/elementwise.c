@@ -75,7 +75,8 @@ INLINE vf d_gelu(vf g, vf x) {
 }
 INLINE vf d_gelu_tanh(vf g, vf x) {
   vf s = gelu_gate(x);
-  return g * (s + x * s * (1.f - s) * (1.595769122f + 0.2140644488f * x * x));
+  vf c = pick(x > 64.f, splat(64.f), pick(x < -64.f, splat(-64.f), x)); /* c² must not overflow where s(1 − s) is 0 */
+  return g * (s + c * s * (1.f - s) * (1.595769122f + 0.2140644488f * c * c));
 }
 INLINE vf d_relu(vf g, vf x) { return pick(x > 0.f, g, splat(0.f)); }
 INLINE vf d_abs(vf g, vf x) { return g * op_sign(x); }

@@ -27,7 +27,7 @@ static _Atomic int32_t slots = 1;
 static pthread_mutex_t in_use = PTHREAD_MUTEX_INITIALIZER;
 
 /*
- * The job. ticket = generation·2³² + next task. A claim is a compare-and-swap on the whole ticket, so it succeeds only
+ * The job. ticket = generation·2³² + tasks left. A claim is a compare-and-swap on the whole ticket, so it succeeds only
  * while that generation has tasks left, and the fields below change only when it has none.
  */
 static _Atomic uint64_t ticket;
@@ -53,9 +53,9 @@ static void work(uint64_t generation, int32_t slot) {
   Body *body = atomic_load(&job_body);
   const void *data = atomic_load(&job_data);
   uint64_t now = atomic_load(&ticket);
-  while (now >> 32 == generation && (int32_t)(uint32_t)now < tasks) {
-    if (!atomic_compare_exchange_weak(&ticket, &now, now + 1)) continue;
-    body((int32_t)(uint32_t)now, slot, data);
+  while (now >> 32 == generation && (uint32_t)now > 0) {
+    if (!atomic_compare_exchange_weak(&ticket, &now, now - 1)) continue;
+    body(tasks - (int32_t)(uint32_t)now, slot, data);
     atomic_fetch_add(&finished, 1);
     now = atomic_load(&ticket);
   }
@@ -103,7 +103,7 @@ void parallel(int32_t tasks, double cost, Body *body, const void *job) {
   atomic_store(&job_data, job);
   atomic_store(&finished, 0);
   uint64_t generation = (atomic_load(&ticket) >> 32) + 1;
-  atomic_store(&ticket, (generation & 0xffffffff) << 32);
+  atomic_store(&ticket, (generation & 0xffffffff) << 32 | (uint32_t)tasks);
   wake_sleepers();
   work(generation & 0xffffffff, 0);
   for (int32_t turn = 0; atomic_load(&finished) < tasks; turn++) {

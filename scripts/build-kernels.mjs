@@ -15,10 +15,14 @@ const names = Object.keys(signatures).flatMap((name) => (f64Kernels.has(name) ? 
 
 const wasmFlags = [
   ..."-std=gnu11 -O3 -msimd128 -ffp-contract=off -fno-math-errno -Wall -Wextra --target=wasm32-wasip1 -nostartfiles".split(" "),
-  ..."-Wl,--no-entry -Wl,--import-memory -Wl,--initial-memory=1048576 -Wl,--max-memory=4294967296 -Wl,-z,stack-size=262144 -Wl,--stack-first -Wl,--strip-all".split(" "),
+  ..."-Wl,--no-entry -Wl,--import-memory -Wl,--initial-memory=1048576 -Wl,--max-memory=4294967296 -Wl,-z,stack-size=262144 -Wl,--stack-first -Wl,--strip-all".split(
+    " ",
+  ),
   ...["__heap_base", "__stack_pointer", ...names].map((name) => `-Wl,--export=${name}`),
 ];
-const nativeFlags = "-std=gnu11 -O3 -fPIC -pthread -fvisibility=hidden -ffp-contract=off -fno-math-errno -fno-trapping-math -Wall -Wextra -Wno-psabi".split(" ");
+const nativeFlags = "-std=gnu11 -O3 -fPIC -pthread -fvisibility=hidden -ffp-contract=off -fno-math-errno -fno-trapping-math -Wall -Wextra -Wno-psabi".split(
+  " ",
+);
 const variants = {
   baseline: [],
   ...(arch() === "x64" && {
@@ -81,7 +85,7 @@ async function buildNative({ command }, tree) {
     const jobs = [["pool.c", "baseline"], ...Object.keys(variants).flatMap((variant) => ["required.c", ...units].map((unit) => [unit, variant]))];
     const objects = [];
     const work = async () => {
-      for (let job; (job = jobs.shift()); ) {
+      for (let job; (job = jobs.shift());) {
         const [unit, variant] = job;
         const object = `${unit}.${variant}.o`;
         await run(command, [...nativeFlags, ...variants[variant], `-DISA=${variant}`, "-c", unit, "-o", object], { cwd: folder });
@@ -89,7 +93,9 @@ async function buildNative({ command }, tree) {
       }
     };
     await Promise.all([work(), work()]);
-    await run(command, ["-shared", "-s", "-pthread", ...(platform() === "linux" ? ["-Wl,-z,defs"] : []), ...objects.sort(), "-o", files.native, "-lm"], { cwd: folder });
+    await run(command, ["-shared", "-s", "-pthread", ...(platform() === "linux" ? ["-Wl,-z,defs"] : []), ...objects.sort(), "-o", files.native, "-lm"], {
+      cwd: folder,
+    });
     return readFileSync(join(folder, files.native));
   } finally {
     rmSync(folder, { recursive: true, force: true });

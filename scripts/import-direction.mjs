@@ -10,7 +10,21 @@ const levels = [
   ["nn"],
   ["formats", "data"],
   ["models"],
-  ["adapters", "initializers", "parametrizations", "optimizers", "regularizers", "compressors", "mergers", "analyzers", "attention", "recovery", "recommenders", "graph", "retrieval"],
+  [
+    "adapters",
+    "initializers",
+    "parametrizations",
+    "optimizers",
+    "regularizers",
+    "compressors",
+    "mergers",
+    "analyzers",
+    "attention",
+    "recovery",
+    "recommenders",
+    "graph",
+    "retrieval",
+  ],
   ["training"],
   ["catalog.ts"],
   ["recipe", "report"],
@@ -36,7 +50,8 @@ for (const file of files(root)) {
   for (const [, target] of readFileSync(file, "utf8").matchAll(/(?:from|import\()\s*"(\.[^"]+)"/g)) {
     const other = relative(root, resolve(dirname(file), target)).split(sep)[0];
     if (levelOf(other) > levelOf(own)) problems.push(`${relative(".", file)} imports ${target}: ${own} must not know ${other}`);
-    else if (other !== own && levelOf(other) === levelOf(own)) problems.push(`${relative(".", file)} imports ${target}: ${own} and ${other} stand side by side`);
+    else if (other !== own && levelOf(other) === levelOf(own))
+      problems.push(`${relative(".", file)} imports ${target}: ${own} and ${other} stand side by side`);
   }
 }
 if (problems.length > 0) {

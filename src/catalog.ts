@@ -1,12 +1,15 @@
 import { nearest, StrutError } from "./errors.ts";
 import type { Adapter } from "./adapters/adapter.ts";
 import type { Method } from "./nn/contracts.ts";
+import type { Optimizer } from "./optimizers/optimizer.ts";
 
 /** Every system of strut: id → lazy import. Ids are those of the papers' short names. */
 const methods = {
+  adamw: async () => (await import("./optimizers/adamw.ts")).adamw,
   dora: async () => (await import("./adapters/dora.ts")).dora,
   lora: async () => (await import("./adapters/lora.ts")).lora,
   rslora: async () => (await import("./adapters/lora.ts")).rslora,
+  sgd: async () => (await import("./optimizers/sgd.ts")).sgd,
 } as const satisfies Record<string, () => Promise<unknown>>;
 
 export const methodIds = Object.keys(methods) as readonly (keyof typeof methods)[];
@@ -15,7 +18,10 @@ export const methodIds = Object.keys(methods) as readonly (keyof typeof methods)
 export async function methodById(id: string): Promise<Method> {
   if (Object.hasOwn(methods, id)) return (await methods[id as keyof typeof methods]()) as unknown as Method;
   const near = nearest(id, methodIds);
-  throw new StrutError("method", `there is no method ${JSON.stringify(id)}`, { path: id, hint: near.length > 0 ? `Did you mean ${near.join(" or ")}?` : `Methods: ${methodIds.join(", ")}.` });
+  throw new StrutError("method", `there is no method ${JSON.stringify(id)}`, {
+    path: id,
+    hint: near.length > 0 ? `Did you mean ${near.join(" or ")}?` : `Methods: ${methodIds.join(", ")}.`,
+  });
 }
 
 export const isAdapter = (method: Method): method is Adapter => method.family === "adapters";
@@ -23,4 +29,18 @@ export const isAdapter = (method: Method): method is Adapter => method.family ==
 /** All adapters of the catalog, for reading directories that may hold any of them. */
 export async function adapters(): Promise<Adapter[]> {
   return (await Promise.all(methodIds.map(methodById))).filter(isAdapter);
+}
+
+export const isOptimizer = (method: Method): method is Optimizer => method.family === "optimizers";
+
+/** The optimiser with an id; another kind of method, or none, is an error that lists them. */
+export async function optimizerById(id: string): Promise<Optimizer> {
+  const method = Object.hasOwn(methods, id) ? await methodById(id) : undefined;
+  if (method && isOptimizer(method)) return method;
+  const ids = (await Promise.all(methodIds.map(methodById))).filter(isOptimizer).map((optimizer) => optimizer.id);
+  const [near] = nearest(id, ids, 1);
+  throw new StrutError("option", `there is no optimiser ${JSON.stringify(id)}`, {
+    path: "training.optimizer",
+    hint: near ? `Did you mean ${near}?` : `Optimisers: ${ids.join(", ")}.`,
+  });
 }

@@ -27,7 +27,12 @@ export function matchableModules(model: Model): MatchableModule[] {
       const path = parts.slice(0, i).join(".");
       if (!modules.has(path)) modules.set(path, { path, kind: "other" });
     }
-    modules.set(spec.path, { path: spec.path, kind: spec.kind, ...(spec.path === model.architecture.head ? { isOutputHead: true } : {}), ...(spec.tiedTo ? { tiedTo: spec.tiedTo } : {}) });
+    modules.set(spec.path, {
+      path: spec.path,
+      kind: spec.kind,
+      ...(spec.path === model.architecture.head ? { isOutputHead: true } : {}),
+      ...(spec.tiedTo ? { tiedTo: spec.tiedTo } : {}),
+    });
   }
   return [...modules.values()];
 }
@@ -41,7 +46,9 @@ function match(model: Model, kinds: readonly Site["kind"][], t: Targeting): Matc
       ...(t.targets === undefined ? {} : { target_modules: list(t.targets) }),
       ...(t.excludeModules === undefined ? {} : { exclude_modules: list(t.excludeModules) }),
       ...(t.modulesToSave === undefined ? {} : { modules_to_save: [...t.modulesToSave] }),
-      ...(t.layersToTransform === undefined ? {} : { layers_to_transform: typeof t.layersToTransform === "number" ? t.layersToTransform : [...t.layersToTransform] }),
+      ...(t.layersToTransform === undefined
+        ? {}
+        : { layers_to_transform: typeof t.layersToTransform === "number" ? t.layersToTransform : [...t.layersToTransform] }),
       ...(t.layersPattern === undefined ? {} : { layers_pattern: list(t.layersPattern) }),
       ensure_weight_tying: t.ensureWeightTying ?? false,
     },
@@ -108,12 +115,14 @@ async function initialise(method: Adapter, model: Model, sites: readonly Site[],
   if (!isReal(dtype)) throw new StrutError("dtype", `adapters need f32 or f64 weights, the model has ${dtype}`);
   const root = new Rng(seed).fork(method.id);
   const context = (path: string): InitContext => ({ rng: root.fork(path), dtype });
-  const owned = (prefix: string, params: Params): Params => Object.fromEntries(Object.entries(params).map(([key, value]) => [key, leafOf(value, `${prefix}/${key}`)]));
+  const owned = (prefix: string, params: Params): Params =>
+    Object.fromEntries(Object.entries(params).map(([key, value]) => [key, leafOf(value, `${prefix}/${key}`)]));
   return noGrad(() =>
     scope(async () => {
       const shared = owned(`${name}/shared`, (await method.shared?.(sites, optionsAt(""), context("shared"))) ?? {});
       const entries = new Map<string, Params>();
-      for (const site of sites) entries.set(site.path, owned(`${name}/${site.path}`, await method.init(site, optionsAt(site.path), context(site.path), shared)));
+      for (const site of sites)
+        entries.set(site.path, owned(`${name}/${site.path}`, await method.init(site, optionsAt(site.path), context(site.path), shared)));
       return { entries, shared };
     }),
   );
@@ -122,7 +131,10 @@ async function initialise(method: Adapter, model: Model, sites: readonly Site[],
 function checkRank(site: Site, options: Record<string, unknown>): void {
   const [r, most] = [options["r"], Math.min(site.out, site.in)];
   if (typeof r === "number" && r > most)
-    throw new StrutError("option", `rank ${r} is above what ${site.path} can have: its matrix is ${site.out}×${site.in}`, { path: "r", hint: `Use a rank of at most ${most}, or leave this module out.` });
+    throw new StrutError("option", `rank ${r} is above what ${site.path} can have: its matrix is ${site.out}×${site.in}`, {
+      path: "r",
+      hint: `Use a rank of at most ${most}, or leave this module out.`,
+    });
 }
 
 /**
@@ -132,8 +144,14 @@ function checkRank(site: Site, options: Record<string, unknown>): void {
  * @example
  * const tuned = await adapt(model, lora, { r: 8, alpha: 16 }, { targets: ["q_proj", "v_proj"] });
  */
-export async function adapt<O extends z.ZodObject, P extends Params, S extends Params>(model: Model, method: Adapter<O, P, S>, options: z.input<O> | Readonly<Record<string, unknown>> = {}, { name = "default", seed = 0, ...targeting }: AdaptOptions = {}): Promise<Model> {
-  if (attachedTo(model, name)) throw new StrutError("adapter", `the model already has an adapter named ${name}`, { hint: "Give the new one another name, or remove the old one." });
+export async function adapt<O extends z.ZodObject, P extends Params, S extends Params>(
+  model: Model,
+  method: Adapter<O, P, S>,
+  options: z.input<O> | Readonly<Record<string, unknown>> = {},
+  { name = "default", seed = 0, ...targeting }: AdaptOptions = {},
+): Promise<Model> {
+  if (attachedTo(model, name))
+    throw new StrutError("adapter", `the model already has an adapter named ${name}`, { hint: "Give the new one another name, or remove the old one." });
   const definition = method as unknown as Adapter;
   const parsed = parseOptions(definition, options as Record<string, unknown>, definition.peft?.options) as Record<string, unknown>;
   const base = targeting.layerReplication ? replicateLayers(model, targeting.layerReplication) : model;
@@ -143,13 +161,32 @@ export async function adapt<O extends z.ZodObject, P extends Params, S extends P
   const optionsAt = (path: string) => (siteOptions.get(path) ?? parsed) as never;
   for (const site of sites) checkRank(site, optionsAt(site.path));
   const tied = tiedHead(base, covered.matched, targeting);
-  const { entries, shared } = await initialise(definition, base, sites.filter(({ path }) => path !== tied?.head), optionsAt, name, seed);
+  const { entries, shared } = await initialise(
+    definition,
+    base,
+    sites.filter(({ path }) => path !== tied?.head),
+    optionsAt,
+    name,
+    seed,
+  );
   if (tied) entries.set(tied.head, entries.get(tied.embedding)!);
   const copies = copiedLeaves(base, name, covered, targeting);
   const tokens = tokenRows(base, name, targeting.trainableTokenIndices, copies);
   const regime = definition.regime?.(parsed as never);
   const set: AttachedAdapter = {
-    name, method: method.id, definition, options: parsed, siteOptions, targeting, entries, shared, copies, tokens, live: newLive(), warnings: [], coverage: covered,
+    name,
+    method: method.id,
+    definition,
+    options: parsed,
+    siteOptions,
+    targeting,
+    entries,
+    shared,
+    copies,
+    tokens,
+    live: newLive(),
+    warnings: [],
+    coverage: covered,
     ...(regime ? { regime } : {}),
   };
   return withAdapters(base, new Map([...base.adapters, [name, set]]), [name]);
@@ -171,11 +208,17 @@ export function activate(model: Model, names: readonly string[]): Model {
 /** The model without one of its adapters. */
 export function removeAdapter(model: Model, name: string): Model {
   required(model, name);
-  return withAdapters(model, new Map([...model.adapters].filter(([other]) => other !== name)), model.active.filter((other) => other !== name));
+  return withAdapters(
+    model,
+    new Map([...model.adapters].filter(([other]) => other !== name)),
+    model.active.filter((other) => other !== name),
+  );
 }
 
 export function required(model: Model, name: string): AttachedAdapter {
   const set = attachedTo(model, name);
   if (set) return set;
-  throw new StrutError("adapter", `the model has no adapter named ${name}`, { hint: model.adapters.size === 0 ? "It has none at all." : `It has ${[...model.adapters.keys()].join(", ")}.` });
+  throw new StrutError("adapter", `the model has no adapter named ${name}`, {
+    hint: model.adapters.size === 0 ? "It has none at all." : `It has ${[...model.adapters.keys()].join(", ")}.`,
+  });
 }

@@ -44,4 +44,7 @@ export interface Adapter<O extends z.ZodObject = z.ZodObject, P extends Params =
 }
 
 /** Declares an adapter, with its types inferred. */
-export const adapter = <O extends z.ZodObject, P extends Params, S extends Params>(method: Omit<Adapter<O, P, S>, "family">): Adapter<O, P, S> => ({ family: "adapters", ...method });
+export const adapter = <O extends z.ZodObject, P extends Params, S extends Params>(method: Omit<Adapter<O, P, S>, "family">): Adapter<O, P, S> => ({
+  family: "adapters",
+  ...method,
+});

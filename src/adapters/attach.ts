@@ -58,7 +58,11 @@ function attachments(set: AttachedAdapter, layer: Layer): Attachment[] {
   const found: Attachment[] = [];
   const [weight, bias, rows] = [`${path}.weight`, `${path}.bias`, `${path}.token_rows`].map((name) => set.copies.get(name));
   if (weight || bias)
-    found.push({ adapter: set.name, ...(weight ? { weight: layer.site ? dense(weight, layer.spec.transposed ?? false) : weight } : {}), ...(bias ? { bias } : {}) });
+    found.push({
+      adapter: set.name,
+      ...(weight ? { weight: layer.site ? dense(weight, layer.spec.transposed ?? false) : weight } : {}),
+      ...(bias ? { bias } : {}),
+    });
   if (rows) found.push({ adapter: set.name, weight: replacedRows(layer.site!.weight, set.tokens.get(path)!, rows) });
   const p = set.entries.get(path);
   if (p && layer.site) found.push(siteAttachment(set, p, path));

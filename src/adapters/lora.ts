@@ -10,7 +10,10 @@ export const loraOptions = z.object({
   dropout: z.number().min(0).lt(1).default(0).describe("probability of zeroing an input of the update in training; defaults to 0"),
   useRslora: z.boolean().default(false).describe("scale by alpha / √r instead; defaults to false"),
   loraBias: z.boolean().default(false).describe("train a bias beside B; defaults to false"),
-  initLoraWeights: z.union([z.boolean(), z.literal("gaussian")]).default(true).describe("true: A uniform, B zero; gaussian: A normal with std 1/r, B zero; false: both uniform; defaults to true"),
+  initLoraWeights: z
+    .union([z.boolean(), z.literal("gaussian")])
+    .default(true)
+    .describe("true: A uniform, B zero; gaussian: A normal with std 1/r, B zero; false: both uniform; defaults to true"),
 });
 
 export type LoraOptions = z.output<typeof loraOptions>;
@@ -26,7 +29,8 @@ export function loraScale(p: LoraParams, o: LoraOptions): number {
 /** A r×in and B out×r for linear sites. An embedding V×dim has A r×V zero and B dim×r normal, as in PEFT. */
 export function initLora(site: Site, o: LoraOptions, { rng, dtype }: InitContext): LoraParams {
   if (site.kind === "embedding") return { embeddingA: zeros([o.r, site.out], dtype), embeddingB: rng.normal([site.in, o.r], 1, dtype) };
-  const drawn = o.initLoraWeights === "gaussian" ? rng.normal([o.r, site.in], 1 / Math.max(1, o.r), dtype) : rng.uniform([o.r, site.in], 1 / Math.sqrt(site.in), dtype);
+  const drawn =
+    o.initLoraWeights === "gaussian" ? rng.normal([o.r, site.in], 1 / Math.max(1, o.r), dtype) : rng.uniform([o.r, site.in], 1 / Math.sqrt(site.in), dtype);
   const B = o.initLoraWeights === false && o.r > 0 ? rng.uniform([site.out, o.r], 1 / Math.sqrt(o.r), dtype) : zeros([site.out, o.r], dtype);
   return { A: drawn, B, ...(o.loraBias ? { bias: zeros([site.out], dtype) } : {}) };
 }
@@ -37,7 +41,8 @@ export function loraUpdate(p: LoraParams, o: LoraOptions) {
 }
 
 /** Dropout on the input of the update, in training only. */
-export const dropInput = (x: Tensor, o: LoraOptions, site: Site, live: Live): Tensor => (live.training && o.dropout > 0 ? dropout(x, o.dropout, live.rng.fork(site.path)) : x);
+export const dropInput = (x: Tensor, o: LoraOptions, site: Site, live: Live): Tensor =>
+  live.training && o.dropout > 0 ? dropout(x, o.dropout, live.rng.fork(site.path)) : x;
 
 export const loraTensors = {
   linear: { A: "lora_A.weight", B: "lora_B.weight", bias: "lora_B.bias" },

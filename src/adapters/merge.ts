@@ -17,11 +17,18 @@ function merged(layer: Layer, active: readonly Attachment[]): { weight: Tensor; 
   let bias: Tensor | undefined = active.findLast((attachment) => attachment.bias)?.bias ?? layer.bias;
   for (const { forward, update, biasUpdate, adapter } of active) {
     if (!forward) continue;
-    if (!update) throw new StrutError("merge", `adapter ${adapter} at ${layer.spec.path} is not a matrix, so it cannot be merged`, { path: layer.spec.path, hint: "Keep it as an adapter." });
+    if (!update)
+      throw new StrutError("merge", `adapter ${adapter} at ${layer.spec.path} is not a matrix, so it cannot be merged`, {
+        path: layer.spec.path,
+        hint: "Keep it as an adapter.",
+      });
     weight = add(weight, update(site).toDense());
     const extra = biasUpdate?.(site);
     if (extra && !bias)
-      throw new StrutError("merge", `adapter ${adapter} trains a bias at ${layer.spec.path}, but the base has none there to merge it into`, { path: layer.spec.path, hint: "Keep it as an adapter, or train it without lora_bias." });
+      throw new StrutError("merge", `adapter ${adapter} trains a bias at ${layer.spec.path}, but the base has none there to merge it into`, {
+        path: layer.spec.path,
+        hint: "Keep it as an adapter, or train it without lora_bias.",
+      });
     if (extra) bias = add(bias!, extra);
   }
   return { weight, bias };
@@ -77,7 +84,10 @@ export function merge(model: Model): Model {
 
 /** Whether head and embedding were changed by the very same parameters, so that their merged weights are still one. */
 function sameTie(model: Model, head: Layer, embedding: Layer): boolean {
-  const parts = (layer: Layer): string => acting(model, model.layers.get(layer.spec.path)!).map(({ adapter }) => adapter).join();
+  const parts = (layer: Layer): string =>
+    acting(model, model.layers.get(layer.spec.path)!)
+      .map(({ adapter }) => adapter)
+      .join();
   return (
     parts(head) === parts(embedding) &&
     [...model.adapters.values()].every(
@@ -105,10 +115,21 @@ export function unmerge(folded: Model, adapted: Model): Model {
     }
     const whole = mergeLayer(source, active);
     const back = (from: Tensor, total: Tensor, base: Tensor, kind: string): Parameter => {
-      if (!isReal(from.dtype) || String(from.shape) !== String(base.shape)) throw new StrutError("merge", `${path}.${kind} of the merged model has shape [${from.shape}], the adapted model's [${base.shape}]`, { path });
-      return noGrad(() => new Parameter(scope(() => sub(from, sub(total, base))), `${path}.${kind}`, false));
+      if (!isReal(from.dtype) || String(from.shape) !== String(base.shape))
+        throw new StrutError("merge", `${path}.${kind} of the merged model has shape [${from.shape}], the adapted model's [${base.shape}]`, { path });
+      return noGrad(
+        () =>
+          new Parameter(
+            scope(() => sub(from, sub(total, base))),
+            `${path}.${kind}`,
+            false,
+          ),
+      );
     };
-    layers.set(path, makeLayer(layer.spec, back(layer.weight, whole.weight, source.weight, "weight"), layer.bias && back(layer.bias, whole.bias!, source.bias!, "bias")));
+    layers.set(
+      path,
+      makeLayer(layer.spec, back(layer.weight, whole.weight, source.weight, "weight"), layer.bias && back(layer.bias, whole.bias!, source.bias!, "bias")),
+    );
   }
   return makeModel({ ...folded, layers });
 }

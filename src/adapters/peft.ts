@@ -28,7 +28,11 @@ export interface LoadPeftOptions {
 
 /** The method of a config: by peft_type and the settings that mark a variant. */
 function methodOf(config: PeftConfig, methods: readonly Adapter[], path: string): Adapter {
-  const found = methods.find(({ peft }) => peft?.type === config.peft_type && Object.entries(peft.fixed ?? {}).every(([key, value]) => (config as unknown as Record<string, unknown>)[key] === value));
+  const found = methods.find(
+    ({ peft }) =>
+      peft?.type === config.peft_type &&
+      Object.entries(peft.fixed ?? {}).every(([key, value]) => (config as unknown as Record<string, unknown>)[key] === value),
+  );
   if (found) return found;
   throw new StrutError("peft-config", `${path} is an adapter of type ${config.peft_type}, which strut cannot read`, {
     path,
@@ -82,21 +86,36 @@ export async function loadPeft(model: Model, folder: string, { name = "default",
     const targeting = targetingOf(config);
     const base = targeting.layerReplication ? replicateLayers(model, targeting.layerReplication) : model;
     const set = await readSet(base, directory, definition, config, targeting, name);
-    for (const parameter of [...[...set.entries.values()].flatMap((p) => Object.values(p)), ...set.copies.values()]) if (parameter instanceof Parameter) parameter.trainable = trainable;
+    for (const parameter of [...[...set.entries.values()].flatMap((p) => Object.values(p)), ...set.copies.values()])
+      if (parameter instanceof Parameter) parameter.trainable = trainable;
     return withAdapters(base, new Map([...base.adapters, [name, set]]), [name]);
   } finally {
     await directory.close();
   }
 }
 
-async function readSet(base: Model, directory: PeftDirectory, definition: Adapter, config: LoraPeftConfig, targeting: Targeting, name: string): Promise<AttachedAdapter> {
+async function readSet(
+  base: Model,
+  directory: PeftDirectory,
+  definition: Adapter,
+  config: LoraPeftConfig,
+  targeting: Targeting,
+  name: string,
+): Promise<AttachedAdapter> {
   const { weights, path } = directory;
   const layout = definition.peft!;
   const parsed = parsePeftKeys(weights.entries.keys());
   refuseStrayKeys(parsed, { name: "the base model", has: (module) => base.layers.has(module) }, path);
   const sites = new Map(base.sites.map((site): [string, LoraSite] => [site.path, { kind: site.kind, shape: [site.out, site.in] }]));
   const { layers, warnings } = loraLayers(parsed, (key) => weights.entries.get(key)!.shape, sites, config);
-  const options: Record<string, unknown> = { r: config.r, alpha: config.lora_alpha, dropout: config.lora_dropout, useRslora: config.use_rslora, loraBias: config.lora_bias, initLoraWeights: config.init_lora_weights };
+  const options: Record<string, unknown> = {
+    r: config.r,
+    alpha: config.lora_alpha,
+    dropout: config.lora_dropout,
+    useRslora: config.use_rslora,
+    loraBias: config.lora_bias,
+    initLoraWeights: config.init_lora_weights,
+  };
   const regime = definition.regime?.(options as never);
   const siteOptions = new Map<string, Record<string, unknown>>();
   const entries = new Map<string, Params>();
@@ -117,7 +136,23 @@ async function readSet(base: Model, directory: PeftDirectory, definition: Adapte
   const copies = copiedLeaves(base, name, covered, targeting);
   const tokens = tokenRows(base, name, targeting.trainableTokenIndices, copies);
   for (const { key, module, part } of parsed.keys) await readShared(directory, copies, key, module, part as SharedPart);
-  return { name, method: definition.id, definition, options, siteOptions, targeting, entries, shared: {}, copies, tokens, live: newLive(), warnings, coverage: covered, raw: config.raw, ...(regime ? { regime } : {}) };
+  return {
+    name,
+    method: definition.id,
+    definition,
+    options,
+    siteOptions,
+    targeting,
+    entries,
+    shared: {},
+    copies,
+    tokens,
+    live: newLive(),
+    warnings,
+    coverage: covered,
+    raw: config.raw,
+    ...(regime ? { regime } : {}),
+  };
 }
 
 /** Modules stored whole, by the plain weights in the file. */
@@ -132,7 +167,10 @@ async function readShared(directory: PeftDirectory, copies: Map<string, Paramete
   if (!target) return;
   const value = await readTensor(directory, key, target.dtype);
   if (String(value.shape) !== String(target.shape))
-    throw new StrutError("peft-shape", `${key} has shape [${value.shape}], expected [${target.shape}]`, { path: directory.path, hint: "The adapter was made for another base model." });
+    throw new StrutError("peft-shape", `${key} has shape [${value.shape}], expected [${target.shape}]`, {
+      path: directory.path,
+      hint: "The adapter was made for another base model.",
+    });
   target.assign(value);
 }
 
@@ -154,17 +192,19 @@ export function peftConfigOf(model: Model, set: AttachedAdapter): PeftConfig {
     ...layout.fixed,
     peft_type: layout.type,
     fan_in_fan_out: set.coverage.matched.some((path) => model.layers.get(path)?.spec.transposed),
-    ...(unchanged ? {} : {
-      target_modules: typeof t.targets === "string" && t.targets.toLowerCase() !== "all-linear" ? t.targets : targetNames(model, set),
-      exclude_modules: t.excludeModules ?? null,
-      modules_to_save: t.modulesToSave ?? null,
-      layers_to_transform: t.layersToTransform ?? null,
-      layers_pattern: t.layersPattern ?? null,
-      bias: t.bias ?? "none",
-      trainable_token_indices: t.trainableTokenIndices ?? null,
-      ensure_weight_tying: t.ensureWeightTying ?? false,
-      layer_replication: t.layerReplication ?? null,
-    }),
+    ...(unchanged
+      ? {}
+      : {
+          target_modules: typeof t.targets === "string" && t.targets.toLowerCase() !== "all-linear" ? t.targets : targetNames(model, set),
+          exclude_modules: t.excludeModules ?? null,
+          modules_to_save: t.modulesToSave ?? null,
+          layers_to_transform: t.layersToTransform ?? null,
+          layers_pattern: t.layersPattern ?? null,
+          bias: t.bias ?? "none",
+          trainable_token_indices: t.trainableTokenIndices ?? null,
+          ensure_weight_tying: t.ensureWeightTying ?? false,
+          layer_replication: t.layerReplication ?? null,
+        }),
     ...(unchanged && siteOptions.size === 0 ? {} : { rank_pattern: pattern("r"), alpha_pattern: pattern("alpha") }),
   });
 }
@@ -214,7 +254,11 @@ function peftTensors(model: Model, set: AttachedAdapter, config: LoraPeftConfig)
  * @example
  * await savePeft(tuned, "out/adapter");
  */
-export async function savePeft(model: Model, folder: string, { name = model.active[0] ?? "default", overwrite = false }: { name?: string; overwrite?: boolean } = {}): Promise<void> {
+export async function savePeft(
+  model: Model,
+  folder: string,
+  { name = model.active[0] ?? "default", overwrite = false }: { name?: string; overwrite?: boolean } = {},
+): Promise<void> {
   const set = required(model, name);
   const config = peftConfigOf(model, set);
   await writePeftDirectory(folder, { config, tensors: peftTensors(model, set, config as LoraPeftConfig) }, { overwrite });

@@ -60,7 +60,11 @@ describe("writeAtomically", () => {
       await writeFile(path, "half");
       return { write: async () => undefined, sync: async () => undefined, close: async () => undefined, [step]: broken };
     };
-    await expect(writeAtomically(file("a"), "new", { openFile })).rejects.toMatchObject({ name: "StrutError", code: "files", message: expect.stringContaining("EIO") });
+    await expect(writeAtomically(file("a"), "new", { openFile })).rejects.toMatchObject({
+      name: "StrutError",
+      code: "files",
+      message: expect.stringContaining("EIO"),
+    });
     expect(await readFile(file("a"), "utf8")).toBe("old");
     expect(await readdir(folder)).toEqual(["a"]);
   });

@@ -32,7 +32,10 @@ export function fileError(cause: unknown, path: string, doing: "read" | "write")
     case "EFBIG":
       return tell(`${path} would be larger than this file system allows.`, `${unchanged} Write smaller shards.`);
     default:
-      return tell(`${path} could not be ${doing === "read" ? "read" : "written"}: ${code ?? message}.`, doing === "write" ? unchanged : "Check that the file and its disk are in order.");
+      return tell(
+        `${path} could not be ${doing === "read" ? "read" : "written"}: ${code ?? message}.`,
+        doing === "write" ? unchanged : "Check that the file and its disk are in order.",
+      );
   }
 }
 
@@ -55,7 +58,7 @@ function sourceOf(handle: FileHandle, size: number, path: string): ByteSource & 
     size,
     async read(offset, length) {
       const bytes = new Uint8Array(length);
-      for (let done = 0; done < length; ) {
+      for (let done = 0; done < length;) {
         const piece = Math.min(most, length - done);
         const { bytesRead } = await handle.read(bytes, done, piece, offset + done).catch((cause: unknown) => {
           throw fileError(cause, path, "read");
@@ -98,8 +101,7 @@ async function openForWriting(path: string): Promise<WritableFile> {
   const handle = await open(path, "wx");
   return {
     async write(bytes) {
-      for (let done = 0; done < bytes.length; )
-        done += (await handle.write(bytes, done, Math.min(most, bytes.length - done))).bytesWritten;
+      for (let done = 0; done < bytes.length;) done += (await handle.write(bytes, done, Math.min(most, bytes.length - done))).bytesWritten;
     },
     sync: () => handle.sync(),
     close: () => handle.close(),
@@ -137,7 +139,8 @@ export async function writeAtomically(
   await syncFolder(dirname(path));
 }
 
-const isSystemError = (error: unknown): boolean => error instanceof Error && typeof (error as NodeJS.ErrnoException).code === "string" && !(error instanceof StrutError);
+const isSystemError = (error: unknown): boolean =>
+  error instanceof Error && typeof (error as NodeJS.ErrnoException).code === "string" && !(error instanceof StrutError);
 
 /** Makes a rename last through a power cut, where the system can (Windows cannot open folders). */
 async function syncFolder(folder: string): Promise<void> {
@@ -196,10 +199,13 @@ async function replaceFolder(from: string, to: string, aside: string, overwrite:
     });
     return rename(from, to);
   }
-  const moved = await rename(to, aside).then(() => true, (error: NodeJS.ErrnoException) => {
-    if (error.code === "ENOENT") return false;
-    throw error;
-  });
+  const moved = await rename(to, aside).then(
+    () => true,
+    (error: NodeJS.ErrnoException) => {
+      if (error.code === "ENOENT") return false;
+      throw error;
+    },
+  );
   try {
     await rename(from, to);
   } catch (error) {

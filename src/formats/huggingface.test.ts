@@ -33,7 +33,12 @@ describe("config.json", () => {
     ["is a number", "3", /holds a number, expected an object/],
   ])("that %s gets a sentence", async (_what, text, message) => {
     await writeFile(file("config.json"), text);
-    await expect(readConfig(folder)).rejects.toMatchObject({ name: "StrutError", code: "config", message: expect.stringMatching(message), path: file("config.json") });
+    await expect(readConfig(folder)).rejects.toMatchObject({
+      name: "StrutError",
+      code: "config",
+      message: expect.stringMatching(message),
+      path: file("config.json"),
+    });
   });
 
   it("that is missing gets a sentence, with a near name", async () => {
@@ -58,8 +63,19 @@ describe("config.json", () => {
 
 describe("companion files", () => {
   it("are the small files of a model, not its weights, config or card", async () => {
-    const companions = ["LICENSE", "chat_template.jinja", "generation_config.json", "merges.txt", "special_tokens_map.json", "tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json"];
-    for (const name of [...companions, "config.json", "model.safetensors", "model.safetensors.index.json", "README.md", "golden.json", "training_args.bin"]) await writeFile(file(name), name);
+    const companions = [
+      "LICENSE",
+      "chat_template.jinja",
+      "generation_config.json",
+      "merges.txt",
+      "special_tokens_map.json",
+      "tokenizer.json",
+      "tokenizer.model",
+      "tokenizer_config.json",
+      "vocab.json",
+    ];
+    for (const name of [...companions, "config.json", "model.safetensors", "model.safetensors.index.json", "README.md", "golden.json", "training_args.bin"])
+      await writeFile(file(name), name);
     await mkdir(file("tokenizer_extra.json"));
     expect(await companionFiles(folder)).toEqual(companions);
     await mkdir(file("to"));

@@ -20,7 +20,10 @@ describe("parsePeftConfig", () => {
       layers_pattern: "layers",
       init_lora_weights: "gaussian",
       trainable_token_indices: { embed_tokens: [1, 2] },
-      layer_replication: [[0, 2], [1, 3]],
+      layer_replication: [
+        [0, 2],
+        [1, 3],
+      ],
     };
     expect(parsePeftConfig({ peft_type: "LORA", ...loose })).toMatchObject(loose);
     expect(parsePeftConfig({ peft_type: "LORA", layers_to_transform: [], trainable_token_indices: [5] }).layers_to_transform).toEqual([]);
@@ -62,12 +65,23 @@ describe("parsePeftConfig", () => {
 describe("peftConfigText", () => {
   it("writes changed values over the file's", () => {
     const config = parsePeftConfig({ peft_type: "LORA", r: 4, inference_mode: false });
-    expect(JSON.parse(peftConfigText({ ...config, r: 16, rank_pattern: { q_proj: 2 } }))).toMatchObject({ r: 16, rank_pattern: { q_proj: 2 }, inference_mode: true });
+    expect(JSON.parse(peftConfigText({ ...config, r: 16, rank_pattern: { q_proj: 2 } }))).toMatchObject({
+      r: 16,
+      rank_pattern: { q_proj: 2 },
+      inference_mode: true,
+    });
   });
 
   it("writes numbers and text as Python's json does", () => {
     const text = peftConfigText(
-      parsePeftConfig({ peft_type: "LORA", lora_dropout: 1, lora_alpha: 0.00001, x: [1e16, 1.5e-7, 1e22, 0.0001, 123456.789, -0.5], revision: "ü\u007f😀", "ключ": [] }),
+      parsePeftConfig({
+        peft_type: "LORA",
+        lora_dropout: 1,
+        lora_alpha: 0.00001,
+        x: [1e16, 1.5e-7, 1e22, 0.0001, 123456.789, -0.5],
+        revision: "ü\u007f😀",
+        ключ: [],
+      }),
     );
     expect(text).toContain('"lora_dropout": 1.0');
     expect(text).toContain('"lora_alpha": 1e-05');

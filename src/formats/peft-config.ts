@@ -3,11 +3,52 @@ import { StrutError, nearest } from "../errors.ts";
 
 /** Every `peft_type` up to PEFT 0.21, and BONE, which 0.19 dropped. */
 export const PEFT_TYPES = [
-  "LORA", "ADALORA", "ADAMSS", "ADAPTION_PROMPT", "BEFT", "BOFT", "BONE", "C3A", "CARTRIDGE", "CPT", "DEFT", "DELORA",
-  "FOURIERFT", "FROD", "GLORA", "GRALORA", "HIRA", "HRA", "IA3", "LILY", "LN_TUNING", "LOHA", "LOKR", "MISS",
-  "MULTITASK_PROMPT_TUNING", "OFT", "OSF", "P_TUNING", "PEANUT", "POLY", "PREFIX_TUNING", "PROMPT_TUNING", "PSOFT",
-  "PVERA", "RANDLORA", "ROAD", "SHADOW", "SHIRA", "SUPERTUNING", "TINYLORA", "TRAINABLE_TOKENS", "UNILORA", "VBLORA",
-  "VERA", "WAVEFT", "XLORA",
+  "LORA",
+  "ADALORA",
+  "ADAMSS",
+  "ADAPTION_PROMPT",
+  "BEFT",
+  "BOFT",
+  "BONE",
+  "C3A",
+  "CARTRIDGE",
+  "CPT",
+  "DEFT",
+  "DELORA",
+  "FOURIERFT",
+  "FROD",
+  "GLORA",
+  "GRALORA",
+  "HIRA",
+  "HRA",
+  "IA3",
+  "LILY",
+  "LN_TUNING",
+  "LOHA",
+  "LOKR",
+  "MISS",
+  "MULTITASK_PROMPT_TUNING",
+  "OFT",
+  "OSF",
+  "P_TUNING",
+  "PEANUT",
+  "POLY",
+  "PREFIX_TUNING",
+  "PROMPT_TUNING",
+  "PSOFT",
+  "PVERA",
+  "RANDLORA",
+  "ROAD",
+  "SHADOW",
+  "SHIRA",
+  "SUPERTUNING",
+  "TINYLORA",
+  "TRAINABLE_TOKENS",
+  "UNILORA",
+  "VBLORA",
+  "VERA",
+  "WAVEFT",
+  "XLORA",
 ] as const;
 export type PeftType = (typeof PEFT_TYPES)[number];
 
@@ -84,10 +125,7 @@ export const isLora = (config: PeftConfig): config is LoraPeftConfig => config.p
  * @example
  * const config = parsePeftConfig({ peft_type: "LORA", r: 4, target_modules: ["q_proj"] });
  */
-export function parsePeftConfig(
-  json: { peft_type: "LORA" } & Readonly<Record<string, unknown>>,
-  path?: string,
-): LoraPeftConfig;
+export function parsePeftConfig(json: { peft_type: "LORA" } & Readonly<Record<string, unknown>>, path?: string): LoraPeftConfig;
 export function parsePeftConfig(json: Readonly<Record<string, unknown>>, path?: string): PeftConfig;
 export function parsePeftConfig(json: Readonly<Record<string, unknown>>, path = "adapter_config.json"): PeftConfig {
   const { runtime_config: _, ...raw } = json;
@@ -133,9 +171,7 @@ const FLOATS = new Set(["lora_dropout", "rho", "tau"]);
 export function peftConfigText(config: PeftConfig | LoraPeftConfig): string {
   const { raw, ...typed } = config;
   const given: Record<string, unknown> = typed;
-  const keys = isLora(config)
-    ? LORA_KEYS
-    : Object.keys(common.shape).filter((key) => key in raw || (given[key] !== null && key !== "peft_version"));
+  const keys = isLora(config) ? LORA_KEYS : Object.keys(common.shape).filter((key) => key in raw || (given[key] !== null && key !== "peft_version"));
   const known = Object.fromEntries(keys.map((key) => [key, given[key]]));
   return pythonJson({ ...raw, ...known, peft_type: config.peft_type, inference_mode: true }, "", "\n");
 }
@@ -146,16 +182,24 @@ function pythonJson(value: unknown, key: string, newline: string): string {
     items.length === 0 ? open + close : `${open}${inner}${items.join(`,${inner}`)}${newline}${close}`;
   if (typeof value === "number") return pythonNumber(value, FLOATS.has(key));
   if (typeof value === "string") return pythonString(value);
-  if (Array.isArray(value)) return wrapped("[", value.map((item) => pythonJson(item, key, inner)), "]");
+  if (Array.isArray(value))
+    return wrapped(
+      "[",
+      value.map((item) => pythonJson(item, key, inner)),
+      "]",
+    );
   if (typeof value !== "object" || value === null) return JSON.stringify(value ?? null);
   const entries = Object.entries(value)
     .filter(([, item]) => item !== undefined)
     .sort(([a], [b]) => (a < b ? -1 : 1));
-  return wrapped("{", entries.map(([name, item]) => `${pythonString(name)}: ${pythonJson(item, name, inner)}`), "}");
+  return wrapped(
+    "{",
+    entries.map(([name, item]) => `${pythonString(name)}: ${pythonJson(item, name, inner)}`),
+    "}",
+  );
 }
 
-const pythonString = (text: string): string =>
-  JSON.stringify(text).replace(/[\u007f-\uffff]/g, (c) => `\\u${c.charCodeAt(0).toString(16).padStart(4, "0")}`);
+const pythonString = (text: string): string => JSON.stringify(text).replace(/[\u007f-\uffff]/g, (c) => `\\u${c.charCodeAt(0).toString(16).padStart(4, "0")}`);
 
 function pythonNumber(value: number, isFloat: boolean): string {
   if (!Number.isFinite(value))

@@ -62,7 +62,11 @@ async function noAdapter(folder: string, names: readonly string[]): Promise<Stru
 }
 
 async function namedAdapters(folder: string, names: readonly string[]): Promise<string[]> {
-  const isAdapter = (name: string): Promise<boolean> => stat(join(folder, name, CONFIG)).then(() => true, () => false);
+  const isAdapter = (name: string): Promise<boolean> =>
+    stat(join(folder, name, CONFIG)).then(
+      () => true,
+      () => false,
+    );
   const found = await Promise.all(names.map(async (name) => ((await isAdapter(name)) ? [name] : [])));
   return found.flat().sort();
 }
@@ -91,11 +95,7 @@ export interface PeftContents {
  * Writes an adapter's folder as PEFT does, whole or not at all. A folder that already holds something is refused, or
  * replaced as a whole with `overwrite`. PEFT puts an adapter that is not named "default" into a subfolder of its name.
  */
-export async function writePeftDirectory(
-  folder: string,
-  { config, tensors, template }: PeftContents,
-  options: { overwrite?: boolean } = {},
-): Promise<void> {
+export async function writePeftDirectory(folder: string, { config, tensors, template }: PeftContents, options: { overwrite?: boolean } = {}): Promise<void> {
   await writeFolderAtomically(
     folder,
     async (temporary) => {

@@ -23,8 +23,17 @@ const other = (path: string): Module => ({ path, kind: "other" });
 function llama(layers = 5): Module[] {
   const layer = (i: number): Module[] => {
     const at = `model.layers.${i}`;
-    const attention = [["q_proj", 64, 64], ["k_proj", 32, 64], ["v_proj", 32, 64], ["o_proj", 64, 64]] as const;
-    const mlp = [["gate_proj", 172, 64], ["up_proj", 172, 64], ["down_proj", 64, 172]] as const;
+    const attention = [
+      ["q_proj", 64, 64],
+      ["k_proj", 32, 64],
+      ["v_proj", 32, 64],
+      ["o_proj", 64, 64],
+    ] as const;
+    const mlp = [
+      ["gate_proj", 172, 64],
+      ["up_proj", 172, 64],
+      ["down_proj", 64, 172],
+    ] as const;
     return [
       other(at),
       other(`${at}.self_attn`),
@@ -120,8 +129,7 @@ describe.each(cases)("PEFT's own files: %s", (name) => {
     const { modules } = baseOf(name, config);
     const paths = new Set(modules.map(({ path }) => path));
     refuseStrayKeys(parsed, { name: "the base", has: (path) => paths.has(path) }, name);
-    for (const { key, module, part } of parsed.keys)
-      expect(peftKey(module, part)).toBe(name === "lora-dot-default-keys" ? key.replace(".default", "") : key);
+    for (const { key, module, part } of parsed.keys) expect(peftKey(module, part)).toBe(name === "lora-dot-default-keys" ? key.replace(".default", "") : key);
     expect(parsed.keys.some(({ part }) => part === "base_layer.weight")).toBe(savesEmbeddings(config, [...paths]));
   });
 

@@ -42,7 +42,10 @@ describe("parsePeftKeys", () => {
 
   it("reads another method by its own parts", () => {
     const { keys } = parsePeftKeys([`base_model.model.${q}.vera_lambda_b.default`, "base_model.model.lm_head.weight"], ["vera_lambda_b"]);
-    expect(keys.map(({ module, part }) => [module, part])).toEqual([[q, "vera_lambda_b"], ["lm_head", "weight"]]);
+    expect(keys.map(({ module, part }) => [module, part])).toEqual([
+      [q, "vera_lambda_b"],
+      ["lm_head", "weight"],
+    ]);
   });
 
   it("refuses a file that mixes two adapters", () => {

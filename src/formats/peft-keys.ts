@@ -6,14 +6,7 @@ const PREFIX = "base_model.model.";
  * Tensors of a LoRA behind the module's path, exactly as PEFT writes them: entries of a ParameterDict have no ".weight",
  * modules have one.
  */
-export const LORA_PARTS = [
-  "lora_A.weight",
-  "lora_B.weight",
-  "lora_B.bias",
-  "lora_magnitude_vector",
-  "lora_embedding_A",
-  "lora_embedding_B",
-] as const;
+export const LORA_PARTS = ["lora_A.weight", "lora_B.weight", "lora_B.bias", "lora_magnitude_vector", "lora_embedding_A", "lora_embedding_B"] as const;
 export type LoraPart = (typeof LORA_PARTS)[number];
 
 /**
@@ -117,16 +110,9 @@ export function peftKey<P extends string = LoraPart | SharedPart>(module: string
 }
 
 /** Refuses an adapter file that holds anything strut would not use, or that belongs to modules the model lacks. */
-export function refuseStrayKeys(
-  { keys, unknown }: ParsedKeys<string>,
-  model: { readonly name: string; has(module: string): boolean },
-  path: string,
-): void {
+export function refuseStrayKeys({ keys, unknown }: ParsedKeys<string>, model: { readonly name: string; has(module: string): boolean }, path: string): void {
   const astray = keys.filter(({ module }) => !model.has(module)).map(({ key }) => key);
-  const lines = [
-    ...difference("no part of this method", unknown),
-    ...difference(`a module that ${model.name} does not have`, astray),
-  ];
+  const lines = [...difference("no part of this method", unknown), ...difference(`a module that ${model.name} does not have`, astray)];
   if (lines.length === 0) return;
   throw new StrutError("peft-keys", `${path} holds tensors that strut cannot place:\n${lines.join("\n")}`, {
     path,

@@ -15,7 +15,9 @@ const read = (shapes: Record<string, number[]>, config: Record<string, unknown> 
 describe("loraLayers", () => {
   it("joins A and B with the scale of the config", () => {
     const { layers, warnings } = read({ "q.lora_A.weight": [2, 4], "q.lora_B.weight": [6, 2] }, { lora_alpha: 6 });
-    expect(layers).toEqual([{ path: "q", kind: "linear", rank: 2, alpha: 6, scale: 3, tensors: { "lora_A.weight": "q.lora_A.weight", "lora_B.weight": "q.lora_B.weight" } }]);
+    expect(layers).toEqual([
+      { path: "q", kind: "linear", rank: 2, alpha: 6, scale: 3, tensors: { "lora_A.weight": "q.lora_A.weight", "lora_B.weight": "q.lora_B.weight" } },
+    ]);
     expect(warnings).toEqual([]);
     expect(read({ "q.lora_A.weight": [2, 4], "q.lora_B.weight": [6, 2] }, { lora_alpha: 6, use_rslora: true }).layers[0]!.scale).toBe(6 / Math.sqrt(2));
   });
@@ -29,7 +31,11 @@ describe("loraLayers", () => {
       "grouped.lora_A.weight": [2, 8, 3, 3],
       "grouped.lora_B.weight": [12, 1, 1, 1],
     };
-    expect(read(shapes).layers.map(({ kind, rank }) => [kind, rank])).toEqual([["embedding", 2], ["conv2d", 2], ["conv2d", 2]]);
+    expect(read(shapes).layers.map(({ kind, rank }) => [kind, rank])).toEqual([
+      ["embedding", 2],
+      ["conv2d", 2],
+      ["conv2d", 2],
+    ]);
     const tokens = { "wte.lora_embedding_A": [2, 10], "wte.lora_embedding_B": [4, 2], "wte.lora_magnitude_vector": [4] };
     expect(read(tokens, { use_dora: true }).layers.length).toBe(1);
     const dora = { "conv.lora_A.weight": [2, 3, 3, 3], "conv.lora_B.weight": [8, 2, 1, 1], "conv.lora_magnitude_vector": [1, 8, 1, 1] };
@@ -38,8 +44,13 @@ describe("loraLayers", () => {
 
   it("believes the tensors about the rank, and says so", () => {
     const shapes = { "q.lora_A.weight": [3, 4], "q.lora_B.weight": [6, 3] };
-    expect(read(shapes, { lora_alpha: 6 })).toMatchObject({ layers: [{ rank: 3, scale: 2 }], warnings: ["q: the tensors have rank 3, the config says 2 (r); the tensors were taken."] });
-    expect(read(shapes, { rank_pattern: { q: 7 } }).warnings).toEqual(['q: the tensors have rank 3, the config says 7 (rank_pattern "q"); the tensors were taken.']);
+    expect(read(shapes, { lora_alpha: 6 })).toMatchObject({
+      layers: [{ rank: 3, scale: 2 }],
+      warnings: ["q: the tensors have rank 3, the config says 2 (r); the tensors were taken."],
+    });
+    expect(read(shapes, { rank_pattern: { q: 7 } }).warnings).toEqual([
+      'q: the tensors have rank 3, the config says 7 (rank_pattern "q"); the tensors were taken.',
+    ]);
   });
 
   it("says that an alpha depends on the order of the keys", () => {
@@ -55,13 +66,21 @@ describe("loraLayers", () => {
   it.each([
     [{ "q.lora_A.weight": [2, 4] }, {}, "q has lora_A.weight, expected both lora_A.weight and lora_B.weight on a layer of kind linear."],
     [{ "q.lora_magnitude_vector": [6] }, {}, "expected both"],
-    [{ "q.lora_A.weight": [2, 4], "q.lora_B.weight": [6, 3] }, {}, "q has lora_A.weight 2×4 and lora_B.weight 6×3, which do not fit each other: expected lora_B.weight 6×2."],
+    [
+      { "q.lora_A.weight": [2, 4], "q.lora_B.weight": [6, 3] },
+      {},
+      "q has lora_A.weight 2×4 and lora_B.weight 6×3, which do not fit each other: expected lora_B.weight 6×2.",
+    ],
     [{ "q.lora_A.weight": [2, 5], "q.lora_B.weight": [6, 2] }, {}, "q has lora_A.weight 2×5, expected 2×4 for a layer of 6×4."],
     [{ "q.lora_A.weight": [2, 4], "q.lora_B.weight": [7, 2] }, {}, "q has lora_B.weight 7×2, expected 6×2"],
     [{ "q.lora_A.weight": [2, 4], "q.lora_B.weight": [6, 2], "q.lora_B.bias": [5] }, {}, "q has lora_B.bias 5, expected 6"],
     [{ "q.lora_A.weight": [], "q.lora_B.weight": [6, 2] }, {}, "q has lora_A.weight a single number"],
     [{ "wte.lora_A.weight": [2, 10], "wte.lora_B.weight": [4, 2] }, {}, "expected both lora_embedding_A and lora_embedding_B"],
-    [{ "wte.lora_embedding_A": [2, 10], "wte.lora_embedding_B": [4, 2], "wte.lora_B.bias": [4] }, {}, "lora_B.bias, which a layer of kind embedding does not take"],
+    [
+      { "wte.lora_embedding_A": [2, 10], "wte.lora_embedding_B": [4, 2], "wte.lora_B.bias": [4] },
+      {},
+      "lora_B.bias, which a layer of kind embedding does not take",
+    ],
     [{ "other.lora_A.weight": [2, 4], "other.lora_B.weight": [6, 2] }, {}, "tensors for other, which the model does not have"],
     [{ "q.lora_A.weight": [2, 4], "q.lora_B.weight": [6, 2] }, { use_dora: true }, 'q has no lora_magnitude_vector, but the config says "use_dora": true.'],
     [{ "q.lora_A.weight": [2, 4], "q.lora_B.weight": [6, 2], "q.lora_magnitude_vector": [6] }, {}, 'the config does not say "use_dora": true.'],

@@ -58,10 +58,14 @@ export function refuseUnreadableLora(config: LoraPeftConfig, path: string): void
   const init = String(config.init_lora_weights).toLowerCase();
   const base = CHANGES_BASE.find(([pattern]) => pattern.test(init));
   if (base)
-    throw new StrutError("peft-lora", `${path} is ${base[1]} as trained ("init_lora_weights": ${JSON.stringify(config.init_lora_weights)}): its base weights are not W but ${base[2]}; strut cannot read that yet.`, {
-      path,
-      hint: `Save it from PEFT as a plain LoRA: model.save_pretrained(folder, path_initial_model_for_weight_conversion=the adapter as it was before training).`,
-    });
+    throw new StrutError(
+      "peft-lora",
+      `${path} is ${base[1]} as trained ("init_lora_weights": ${JSON.stringify(config.init_lora_weights)}): its base weights are not W but ${base[2]}; strut cannot read that yet.`,
+      {
+        path,
+        hint: `Save it from PEFT as a plain LoRA: model.save_pretrained(folder, path_initial_model_for_weight_conversion=the adapter as it was before training).`,
+      },
+    );
   const variant = VARIANTS.find(([key]) => ![null, false].includes(config[key] as null) && JSON.stringify(config[key]) !== "[]");
   if (variant)
     throw new StrutError("peft-lora", `${path} sets ${variant[0]}, so this is ${variant[1]} and not a plain LoRA; strut cannot read that yet.`, {
@@ -84,8 +88,7 @@ export function loraLayers(
   config: LoraPeftConfig,
 ): LoraLayers {
   const byModule = new Map<string, Map<LoraPart, PeftKey>>();
-  for (const key of parsed.keys)
-    if (isLoraPart(key.part)) byModule.set(key.module, (byModule.get(key.module) ?? new Map()).set(key.part, key));
+  for (const key of parsed.keys) if (isLoraPart(key.part)) byModule.set(key.module, (byModule.get(key.module) ?? new Map()).set(key.part, key));
   const rankOf = patternLookup(config.rank_pattern, config.r, "rank_pattern");
   const alphaOf = patternLookup(config.alpha_pattern, config.lora_alpha, "alpha_pattern");
   const warnings: string[] = [];
@@ -121,17 +124,16 @@ const bad = (path: string, sentence: string, hint: string): StrutError => new St
 
 const times = (shape: readonly number[]): string => (shape.length === 0 ? "a single number" : shape.join("×"));
 
-function checkedRank(
-  path: string,
-  site: LoraSite,
-  parts: ReadonlyMap<LoraPart, PeftKey>,
-  shapeOf: (key: string) => readonly number[],
-): number {
+function checkedRank(path: string, site: LoraSite, parts: ReadonlyMap<LoraPart, PeftKey>, shapeOf: (key: string) => readonly number[]): number {
   const isEmbedding = site.kind === "embedding";
   const [nameA, nameB] = isEmbedding ? (["lora_embedding_A", "lora_embedding_B"] as const) : (["lora_A.weight", "lora_B.weight"] as const);
   const [a, b] = [parts.get(nameA), parts.get(nameB)];
   if (!a || !b)
-    throw bad(path, `${path} has ${[...parts.keys()].join(", ")}, expected both ${nameA} and ${nameB} on a layer of kind ${site.kind}.`, "The file is incomplete, or was made for another base model.");
+    throw bad(
+      path,
+      `${path} has ${[...parts.keys()].join(", ")}, expected both ${nameA} and ${nameB} on a layer of kind ${site.kind}.`,
+      "The file is incomplete, or was made for another base model.",
+    );
   const [shapeA, shapeB] = [shapeOf(a.key), shapeOf(b.key)];
   const rank = shapeA[0] ?? 0;
   for (const [part, { key }] of parts) {
@@ -153,8 +155,7 @@ function checkedRank(
 
 function expectedShape(part: LoraPart, { kind, shape, groups = 1 }: LoraSite, rank: number): readonly number[] | undefined {
   const [out, into, ...kernel] = shape as [number, number, ...number[]];
-  if (kind === "embedding")
-    return { lora_embedding_A: [rank, out], lora_embedding_B: [into, rank], lora_magnitude_vector: [into] }[part as string];
+  if (kind === "embedding") return { lora_embedding_A: [rank, out], lora_embedding_B: [into, rank], lora_magnitude_vector: [into] }[part as string];
   const ones = kernel.map(() => 1);
   return {
     // A convolution's A reads all inputs, only B is grouped; PEFT does the same.
@@ -173,5 +174,7 @@ function rankWarning(path: string, rank: number, { value, key }: PatternValue): 
 
 function alphaWarning(path: string, { value, key, rivals }: PatternValue): string[] {
   if (rivals.length === 0) return [];
-  return [`${path}: alpha ${value} is from alpha_pattern ${JSON.stringify(key)}, the first that matches, but ${rivals.map((rival) => JSON.stringify(rival)).join(", ")} would match too; PEFT may have sorted these keys when it saved them.`];
+  return [
+    `${path}: alpha ${value} is from alpha_pattern ${JSON.stringify(key)}, the first that matches, but ${rivals.map((rival) => JSON.stringify(rival)).join(", ")} would match too; PEFT may have sorted these keys when it saved them.`,
+  ];
 }

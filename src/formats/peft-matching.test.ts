@@ -9,8 +9,7 @@ const golden = JSON.parse(readFileSync(new URL("../../test/interop/peft/targets.
   patterns: [Record<string, number>, number[]][];
 };
 const linear = (path: string): MatchableModule => ({ path, kind: "linear" });
-const paths = (modules: readonly MatchableModule[], config: TargetSelection): string[] =>
-  matchModules(modules, config).matched.map(({ path }) => path);
+const paths = (modules: readonly MatchableModule[], config: TargetSelection): string[] => matchModules(modules, config).matched.map(({ path }) => path);
 
 const small: MatchableModule[] = [
   { path: "model", kind: "other" },
@@ -69,7 +68,9 @@ describe("matchModules", () => {
         hint: 'Did you mean "q_proj" (2 layers)? Linear layers: q_proj, v_proj, lm_head.',
       }),
     );
-    expect(() => matchModules(small, { target_modules: ["q_proj"], layers_to_transform: [9] })).toThrow("match no layer of the model with layers_to_transform [9].");
+    expect(() => matchModules(small, { target_modules: ["q_proj"], layers_to_transform: [9] })).toThrow(
+      "match no layer of the model with layers_to_transform [9].",
+    );
     expect(() => matchModules(small, { target_modules: ["q_proj"], exclude_modules: ["q_proj"] })).toThrow(
       "match only modules that exclude_modules or modules_to_save take away: model.layers.0.self_attn.q_proj, model.layers.1.self_attn.q_proj.",
     );
@@ -99,7 +100,11 @@ describe("patternLookup", () => {
   });
 
   it("names the later keys that disagree", () => {
-    expect(patternLookup({ q_proj: 3, "layers.0.*": 5, ".*": 3 }, 8, "alpha_pattern")("layers.0.q_proj")).toEqual({ value: 3, key: "q_proj", rivals: ["layers.0.*"] });
+    expect(patternLookup({ q_proj: 3, "layers.0.*": 5, ".*": 3 }, 8, "alpha_pattern")("layers.0.q_proj")).toEqual({
+      value: 3,
+      key: "q_proj",
+      rivals: ["layers.0.*"],
+    });
   });
 });
 
@@ -117,6 +122,12 @@ describe("savesEmbeddings", () => {
 
 describe("replicatedLayers", () => {
   it("lists the base layer behind each layer", () => {
-    expect(replicatedLayers([[0, 3], [2, 5], [4, 4]])).toEqual([0, 1, 2, 2, 3, 4]);
+    expect(
+      replicatedLayers([
+        [0, 3],
+        [2, 5],
+        [4, 4],
+      ]),
+    ).toEqual([0, 1, 2, 2, 3, 4]);
   });
 });

@@ -41,10 +41,16 @@ type Rule = (path: string) => boolean;
 const EMBEDDING_NAMES = ["embed_tokens", "lm_head"];
 
 /** PEFT's list rule: the whole path, or its end after a dot. */
-const listed = (entry: string): Rule => (path) => path === entry || path.endsWith(`.${entry}`);
+const listed =
+  (entry: string): Rule =>
+  (path) =>
+    path === entry || path.endsWith(`.${entry}`);
 
 const never: Rule = () => false;
-const any = (rules: readonly Rule[]): Rule => (path) => rules.some((rule) => rule(path));
+const any =
+  (rules: readonly Rule[]): Rule =>
+  (path) =>
+    rules.some((rule) => rule(path));
 
 const selected = (selection: string | readonly string[], what: string): Rule =>
   typeof selection === "string" ? pythonPattern(selection, what).fullmatch : any(selection.map(listed));
@@ -57,11 +63,7 @@ const selected = (selection: string | readonly string[], what: string): Rule =>
  * @example
  * matchModules(modules, { target_modules: ["q_proj"] }, { modelType: "llama" }).matched.map((module) => module.path);
  */
-export function matchModules<M extends MatchableModule>(
-  modules: readonly M[],
-  config: TargetSelection,
-  options: MatchOptions = {},
-): Matches<M> {
+export function matchModules<M extends MatchableModule>(modules: readonly M[], config: TargetSelection, options: MatchOptions = {}): Matches<M> {
   const asked = config.target_modules ?? defaultTargets(options.modelType);
   const isAllLinear = typeof asked === "string" && asked.toLowerCase() === "all-linear";
   const targets = isAllLinear ? allLinear(modules, config) : asked;
@@ -139,10 +141,7 @@ const namesEmbedding = (selection: string | readonly string[]): boolean =>
  * Whether PEFT stores the embedding and the head whole (as `base_layer.weight`) because they are adapted. It goes by the
  * two names embed_tokens and lm_head, so GPT-2's wte is not stored, nor is "model.embed_tokens" in a list without them.
  */
-export function savesEmbeddings(
-  config: TargetSelection & Partial<{ trainable_token_indices: unknown }>,
-  paths: readonly string[],
-): boolean {
+export function savesEmbeddings(config: TargetSelection & Partial<{ trainable_token_indices: unknown }>, paths: readonly string[]): boolean {
   const targets = config.target_modules;
   if (!targets || targets === "all-linear" || (config.trainable_token_indices ?? null) !== null) return false;
   if (typeof targets !== "string") return EMBEDDING_NAMES.some((name) => targets.includes(name));
@@ -182,10 +181,17 @@ function noMatch(
 ): StrutError {
   const excluded = modules.filter(({ path }) => isTarget(path));
   if (excluded.length > 0)
-    return new StrutError("peft-targets", `targets ${JSON.stringify(asked)} match only modules that exclude_modules or modules_to_save take away: ${listing(excluded.map(({ path }) => path), 3)}.`, {
-      path: "target_modules",
-      hint: "Name other targets, or exclude less.",
-    });
+    return new StrutError(
+      "peft-targets",
+      `targets ${JSON.stringify(asked)} match only modules that exclude_modules or modules_to_save take away: ${listing(
+        excluded.map(({ path }) => path),
+        3,
+      )}.`,
+      {
+        path: "target_modules",
+        hint: "Name other targets, or exclude less.",
+      },
+    );
   const suffixes = new Map<string, number>();
   for (const { path, kind } of modules)
     if (kind === "linear" || kind === "conv2d") {

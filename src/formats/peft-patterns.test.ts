@@ -13,13 +13,36 @@ describe("orderProofPatterns", () => {
   });
 
   it("uses the shortest ending that decides", () => {
-    const ranks = new Map([["h.0.attn.c_proj", 4], ["h.1.attn.c_proj", 4], ["h.0.mlp.c_proj", 8], ["h.0.attn.c_attn", 2], ["h.1.attn.c_attn", 3]]);
+    const ranks = new Map([
+      ["h.0.attn.c_proj", 4],
+      ["h.1.attn.c_proj", 4],
+      ["h.0.mlp.c_proj", 8],
+      ["h.0.attn.c_attn", 2],
+      ["h.1.attn.c_attn", 3],
+    ]);
     expect(orderProofPatterns(ranks, 8)).toEqual({ "attn.c_proj": 4, "h.0.attn.c_attn": 2, "h.1.attn.c_attn": 3 });
   });
 
   it("anchors a path that ends another one, and escapes where a dot could mean another letter", () => {
-    expect(orderProofPatterns(new Map([["a.b", 4], ["x.a.b", 2]]), 8)).toEqual({ "^a\\.b$": 4, "x.a.b": 2 });
-    expect(orderProofPatterns(new Map([["m.a.b", 4], ["n.b", 8], ["n.a_b", 8]]), 8)).toEqual({ "a\\.b": 4 });
+    expect(
+      orderProofPatterns(
+        new Map([
+          ["a.b", 4],
+          ["x.a.b", 2],
+        ]),
+        8,
+      ),
+    ).toEqual({ "^a\\.b$": 4, "x.a.b": 2 });
+    expect(
+      orderProofPatterns(
+        new Map([
+          ["m.a.b", 4],
+          ["n.b", 8],
+          ["n.a_b", 8],
+        ]),
+        8,
+      ),
+    ).toEqual({ "a\\.b": 4 });
     expect(orderProofPatterns(new Map([["m.a+b", 4]]), 8)).toEqual({ "a\\+b": 4 });
   });
 

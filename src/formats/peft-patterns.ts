@@ -16,11 +16,7 @@ export interface PatternValue {
  * @example
  * patternLookup({ q_proj: 4, ".*layers\\.0\\..*": 2 }, 8, "rank_pattern")("model.layers.0.self_attn.q_proj").value; // 4
  */
-export function patternLookup(
-  patterns: Readonly<Record<string, number>>,
-  otherwise: number,
-  what: string,
-): (path: string) => PatternValue {
+export function patternLookup(patterns: Readonly<Record<string, number>>, otherwise: number, what: string): (path: string) => PatternValue {
   const compiled = Object.entries(patterns).map(([key, value]) => ({ key, value, pattern: patternOf(key, what) }));
   return (path) => {
     const [first, ...later] = compiled.filter(({ pattern }) => pattern.match(path));
@@ -44,8 +40,7 @@ const escapePattern = (text: string): string => text.replace(/[^\w]/g, "\\$&");
  */
 export function orderProofPatterns(perModule: ReadonlyMap<string, number>, otherwise: number): Record<string, number> {
   const values = new Map<string, Set<number>>();
-  for (const [path, value] of perModule)
-    for (const ending of endings(path)) values.set(ending, (values.get(ending) ?? new Set()).add(value));
+  for (const [path, value] of perModule) for (const ending of endings(path)) values.set(ending, (values.get(ending) ?? new Set()).add(value));
 
   const patterns = new Map<string, number>();
   for (const [path, value] of perModule) {

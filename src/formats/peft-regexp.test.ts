@@ -27,8 +27,7 @@ describe("pythonPattern", () => {
   });
 
   it("matches as Python does on 260 drawn patterns", () => {
-    for (const [pattern, expected] of golden.drawn)
-      expect([pattern, golden.short.map((text) => outcome(pattern, text))]).toEqual([pattern, expected]);
+    for (const [pattern, expected] of golden.drawn) expect([pattern, golden.short.map((text) => outcome(pattern, text))]).toEqual([pattern, expected]);
   });
 
   it.each(golden.refused)("refuses what Python refuses: %s", (pattern) => {

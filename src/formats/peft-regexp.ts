@@ -77,8 +77,7 @@ const repeat =
   (run, at, next) => {
     const from = (count: number, position: number): boolean => {
       if (--run.steps < 0) throw new RangeError("steps");
-      const more = (): boolean =>
-        count < most && body(run, position, (end) => (end !== position || count < least) && from(count + 1, end));
+      const more = (): boolean => count < most && body(run, position, (end) => (end !== position || count < least) && from(count + 1, end));
       if (count < least) return more();
       return lazy ? next(position) || more() : more() || next(position);
     };
@@ -173,8 +172,7 @@ class Parser {
     if (character === "[") return one(this.sameCase(this.set()));
     if (character === ".") return one(this.dotAll ? () => true : (c) => c !== "\n");
     if (character === "^") return assert((_, at) => at === 0);
-    if (character === "$")
-      return assert(({ text }, at) => at === text.length || (at === text.length - 1 && text[at] === "\n"));
+    if (character === "$") return assert(({ text }, at) => at === text.length || (at === text.length - 1 && text[at] === "\n"));
     return character === "\\" ? this.escape() : this.literal(character);
   }
 

@@ -8,7 +8,12 @@ import { StrutError } from "../errors.ts";
 import { openSafetensorsFile, openWeights, parseIndex, writeSharded } from "./safetensors-folder.ts";
 import { type TensorToWrite, writeSafetensors } from "./safetensors-write.ts";
 
-const tensor = (name: string, length: number, fill = 0): TensorToWrite => ({ name, dtype: "U8", shape: [length], bytes: () => new Uint8Array(length).fill(fill) });
+const tensor = (name: string, length: number, fill = 0): TensorToWrite => ({
+  name,
+  dtype: "U8",
+  shape: [length],
+  bytes: () => new Uint8Array(length).fill(fill),
+});
 
 let folder: string;
 beforeEach(async () => void (folder = await mkdtemp(join(tmpdir(), "strut-folder-"))));
@@ -29,7 +34,11 @@ describe("sharded weights", () => {
   it("split as huggingface_hub splits them: in order, a large tensor by itself", async () => {
     // huggingface_hub 1.x: split_state_dict_into_shards_factory({a:6,b:6,big:20,c:2,d:6,e:2,f:2}, max_shard_size=10)
     const sizes = { a: 6, b: 6, big: 20, c: 2, d: 6, e: 2, f: 2 };
-    const written = await writeSharded(folder, Object.entries(sizes).map(([name, size]) => tensor(name, size)), { maxShardBytes: 10 });
+    const written = await writeSharded(
+      folder,
+      Object.entries(sizes).map(([name, size]) => tensor(name, size)),
+      { maxShardBytes: 10 },
+    );
     expect(written).toHaveLength(5);
     expect((await readdir(folder)).sort()).toEqual(written.toSorted());
     expect(await readJson("model.safetensors.index.json")).toEqual({
@@ -79,7 +88,10 @@ describe("sharded weights", () => {
 describe("a file larger than memory should hold", () => {
   it("gives a tensor beyond 4 GiB without reading the rest", async () => {
     const size = 6 * 2 ** 30;
-    const header = JSON.stringify({ large: { dtype: "U8", shape: [size], data_offsets: [0, size] }, small: { dtype: "U8", shape: [3], data_offsets: [size, size + 3] } });
+    const header = JSON.stringify({
+      large: { dtype: "U8", shape: [size], data_offsets: [0, size] },
+      small: { dtype: "U8", shape: [3], data_offsets: [size, size + 3] },
+    });
     const handle = await open(file("model.safetensors"), "w");
     await handle.write(Buffer.concat([new Uint8Array(new BigUint64Array([BigInt(header.length)]).buffer), Buffer.from(header)]));
     await handle.write(new Uint8Array([1, 2, 3]), 0, 3, 8 + header.length + size);
@@ -96,15 +108,24 @@ describe("an index", () => {
   const parse = (text: string) => (): unknown => parseIndex(text, "index.json");
 
   it("may hold unknown members", () => {
-    expect(parseIndex('{"x":[{"y":[1.5e3,-2,true,false,null,"s"]},{}],"weight_map":{"a":"b.safetensors"},"metadata":{"total_size":1.0}}', "i")).toEqual(new Map([["a", "b.safetensors"]]));
+    expect(parseIndex('{"x":[{"y":[1.5e3,-2,true,false,null,"s"]},{}],"weight_map":{"a":"b.safetensors"},"metadata":{"total_size":1.0}}', "i")).toEqual(
+      new Map([["a", "b.safetensors"]]),
+    );
   });
 
-  it.each(["/etc/a.safetensors", "../a.safetensors", "a/b.safetensors", "a\\b.safetensors", "a\0.safetensors", "C:a.safetensors", "..", "", "pytorch_model.bin"])(
-    "may not point to %j",
-    (name) => {
-      expect(parse(index({ a: name }))).toThrow(/expected the name of a safetensors file beside the index/);
-    },
-  );
+  it.each([
+    "/etc/a.safetensors",
+    "../a.safetensors",
+    "a/b.safetensors",
+    "a\\b.safetensors",
+    "a\0.safetensors",
+    "C:a.safetensors",
+    "..",
+    "",
+    "pytorch_model.bin",
+  ])("may not point to %j", (name) => {
+    expect(parse(index({ a: name }))).toThrow(/expected the name of a safetensors file beside the index/);
+  });
 
   it.each<[string, RegExp, string]>([
     ["lists a weight twice", /"a" appears twice/, '{"weight_map":{"a":"x.safetensors","a":"y.safetensors"}}'],
@@ -126,7 +147,10 @@ describe("an index", () => {
   it("and shards that disagree are told apart, name by name", async () => {
     await writeSafetensors(file("x.safetensors"), [tensor("a", 1), tensor("b", 1), tensor("twice", 1)]);
     await writeSafetensors(file("y.safetensors"), [tensor("c", 1), tensor("twice", 1), tensor("extra", 1)]);
-    await writeFile(file("model.safetensors.index.json"), index({ a: "x.safetensors", b: "y.safetensors", c: "y.safetensors", twice: "x.safetensors", gone: "x.safetensors" }));
+    await writeFile(
+      file("model.safetensors.index.json"),
+      index({ a: "x.safetensors", b: "y.safetensors", c: "y.safetensors", twice: "x.safetensors", gone: "x.safetensors" }),
+    );
     const { message } = await refusal();
     expect(message).toContain("1 missing from the shard named for them: gone (x.safetensors)");
     expect(message).toContain("1 in a shard but not in the index: extra (y.safetensors)");
@@ -143,7 +167,11 @@ describe("an index", () => {
 describe("a folder without weights", () => {
   it("of pickles only is refused with the way to convert them, and nothing is executed", async () => {
     await writeFile(file("pytorch_model.bin"), "cos\nsystem\n");
-    expect(await refusal()).toMatchObject({ code: "pickle", message: expect.stringContaining("pytorch_model.bin"), hint: expect.stringContaining("safe_serialization") });
+    expect(await refusal()).toMatchObject({
+      code: "pickle",
+      message: expect.stringContaining("pytorch_model.bin"),
+      hint: expect.stringContaining("safe_serialization"),
+    });
   });
 
   it.each([
@@ -167,8 +195,13 @@ describe("a folder without weights", () => {
 const python = process.env["STRUT_PYTHON"];
 describe.runIf(python !== undefined && existsSync(python))("Python's safetensors (STRUT_PYTHON)", () => {
   it("reads what we write", async () => {
-    await writeSafetensors(file("m"), [tensor("é😀", 3, 4), { name: "s", dtype: "F64", shape: [], bytes: () => new Uint8Array(new Float64Array([2.5]).buffer) }], { metadata: { a: "b" } });
-    const script = "import sys,json;from safetensors import safe_open\nwith safe_open(sys.argv[1],'pt') as f: print(json.dumps([{k:f.get_tensor(k).tolist() for k in f.keys()},f.metadata()]))";
+    await writeSafetensors(
+      file("m"),
+      [tensor("é😀", 3, 4), { name: "s", dtype: "F64", shape: [], bytes: () => new Uint8Array(new Float64Array([2.5]).buffer) }],
+      { metadata: { a: "b" } },
+    );
+    const script =
+      "import sys,json;from safetensors import safe_open\nwith safe_open(sys.argv[1],'pt') as f: print(json.dumps([{k:f.get_tensor(k).tolist() for k in f.keys()},f.metadata()]))";
     expect(JSON.parse(execFileSync(python!, ["-c", script, file("m")], { encoding: "utf8" }))).toEqual([{ "é😀": [4, 4, 4], s: 2.5 }, { a: "b" }]);
   });
 });

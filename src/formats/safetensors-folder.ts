@@ -50,16 +50,24 @@ function withoutWeights(path: string, names: string[]): StrutError {
   const details = (hint: string): { path: string; hint: string } => ({ path, hint });
   const pickle = names.find((name) => /\.(bin|pt|pth|ckpt)$/.test(name));
   if (pickle !== undefined)
-    return new StrutError("pickle", `The folder ${path} holds its weights only as a pickle (${pickle}), which could run any program and is never opened.`, details(
-      "Convert it where you trust it, in Python: `AutoModelForCausalLM.from_pretrained(folder).save_pretrained(folder, safe_serialization=True)`.",
-    ));
+    return new StrutError(
+      "pickle",
+      `The folder ${path} holds its weights only as a pickle (${pickle}), which could run any program and is never opened.`,
+      details("Convert it where you trust it, in Python: `AutoModelForCausalLM.from_pretrained(folder).save_pretrained(folder, safe_serialization=True)`."),
+    );
   const others = names.filter((name) => name.endsWith(".safetensors")).sort();
   const adapter = others.includes("adapter_model.safetensors");
-  return new StrutError("files", `The folder ${path} has neither model.safetensors nor ${indexName}.`, details(
-    adapter ? "It is an adapter's folder: give it as the adapter, and its base model as the model."
-    : others.length > 0 ? `It has ${others.slice(0, 3).join(", ")}: name that file itself.`
-    : "Name the folder that holds a model's config.json and its weights.",
-  ));
+  return new StrutError(
+    "files",
+    `The folder ${path} has neither model.safetensors nor ${indexName}.`,
+    details(
+      adapter
+        ? "It is an adapter's folder: give it as the adapter, and its base model as the model."
+        : others.length > 0
+          ? `It has ${others.slice(0, 3).join(", ")}: name that file itself.`
+          : "Name the folder that holds a model's config.json and its weights.",
+    ),
+  );
 }
 
 async function single(path: string, file: string): Promise<WeightFolder> {
@@ -152,7 +160,8 @@ function joinEntries(map: ReadonlyMap<string, string>, files: readonly Safetenso
   say("in a shard but not in the index", lists.unlisted);
   say("in another shard than the index says", lists.elsewhere);
   say("in two shards", lists.twice);
-  if (problems.length > 0) throw refusal(path, `index and shards disagree on tensors\n  ${problems.join("\n  ")}`, "Download index and shards again, from the same place.");
+  if (problems.length > 0)
+    throw refusal(path, `index and shards disagree on tensors\n  ${problems.join("\n  ")}`, "Download index and shards again, from the same place.");
   return entries;
 }
 
@@ -192,7 +201,11 @@ export async function writeSharded(
   return [...names, indexName];
 }
 
-async function intoShards(folder: string, tensors: Iterable<TensorToWrite> | AsyncIterable<TensorToWrite>, most: number): Promise<{ shards: TensorToWrite[][]; total: number }> {
+async function intoShards(
+  folder: string,
+  tensors: Iterable<TensorToWrite> | AsyncIterable<TensorToWrite>,
+  most: number,
+): Promise<{ shards: TensorToWrite[][]; total: number }> {
   const shards: TensorToWrite[][] = [];
   let shard: TensorToWrite[] = [];
   let filled = 0;

@@ -6,16 +6,51 @@ import { bytesSource, openSafetensors } from "./safetensors.ts";
 import { parseIndex } from "./safetensors-folder.ts";
 import { type TensorToWrite, safetensorsBytes } from "./safetensors-write.ts";
 
-const tensor = (name: string, dtype: TensorToWrite["dtype"], shape: number[], bytes: number): TensorToWrite => ({ name, dtype, shape, bytes: () => new Uint8Array(bytes).fill(65) });
+const tensor = (name: string, dtype: TensorToWrite["dtype"], shape: number[], bytes: number): TensorToWrite => ({
+  name,
+  dtype,
+  shape,
+  bytes: () => new Uint8Array(bytes).fill(65),
+});
 const tensors = [tensor("a.weight", "F32", [2, 3], 24), tensor("b", "BF16", [], 2), tensor("é😀", "F4", [4], 2), tensor("none", "U8", [0], 0)];
-const fragments = ['"', "\\", "\\u", "\\ud800", "{", "}", "[", "]", ",", ":", "-", "1e9", "0", "9007199254740993", "null", '"__proto__":', '"__metadata__":{}', "[".repeat(5000), "\ufeff", "\0", "\ud800", '"dtype":"F32"', '"data_offsets":[0,0]', "  "];
+const fragments = [
+  '"',
+  "\\",
+  "\\u",
+  "\\ud800",
+  "{",
+  "}",
+  "[",
+  "]",
+  ",",
+  ":",
+  "-",
+  "1e9",
+  "0",
+  "9007199254740993",
+  "null",
+  '"__proto__":',
+  '"__metadata__":{}',
+  "[".repeat(5000),
+  "\ufeff",
+  "\0",
+  "\ud800",
+  '"dtype":"F32"',
+  '"data_offsets":[0,0]',
+  "  ",
+];
 
 /** Edits of a byte string: overwrite, insert, remove, repeat, and cut off. */
 const edits = fc.array(
   fc.oneof(
     fc.record({ kind: fc.constant("set" as const), at: fc.nat(), value: fc.nat(255) }),
     fc.record({ kind: fc.constant("flip" as const), at: fc.nat(), value: fc.nat(7) }),
-    fc.record({ kind: fc.constant("splice" as const), at: fc.nat(), remove: fc.nat(12), text: fc.oneof(fc.constantFrom(...fragments), fc.string({ maxLength: 6 })) }),
+    fc.record({
+      kind: fc.constant("splice" as const),
+      at: fc.nat(),
+      remove: fc.nat(12),
+      text: fc.oneof(fc.constantFrom(...fragments), fc.string({ maxLength: 6 })),
+    }),
     fc.record({ kind: fc.constant("copy" as const), at: fc.nat(), from: fc.nat(), length: fc.nat(60) }),
     fc.record({ kind: fc.constant("cut" as const), at: fc.nat() }),
   ),
@@ -99,7 +134,10 @@ describe("damaged files open consistently or are refused with a sentence", () =>
   });
 
   it("bytes that never were a file", async () => {
-    await fc.assert(fc.asyncProperty(fc.uint8Array({ maxLength: 200 }), async (bytes) => void (await opensConsistentlyOrRefuses(bytes))), options);
+    await fc.assert(
+      fc.asyncProperty(fc.uint8Array({ maxLength: 200 }), async (bytes) => void (await opensConsistentlyOrRefuses(bytes))),
+      options,
+    );
   });
 
   it("config.json", () => {
@@ -111,7 +149,9 @@ describe("damaged files open consistently or are refused with a sentence", () =>
   });
 
   it("an index", () => {
-    const start = new TextEncoder().encode('{"metadata":{"total_size":26},"weight_map":{"a":"model-00001-of-00002.safetensors","b":"model-00002-of-00002.safetensors"}}');
+    const start = new TextEncoder().encode(
+      '{"metadata":{"total_size":26},"weight_map":{"a":"model-00001-of-00002.safetensors","b":"model-00002-of-00002.safetensors"}}',
+    );
     fc.assert(
       fc.property(edits, (list) => refusesOnlyWithSentences((text) => parseIndex(text, "index.json"), apply(start, list))),
       options,

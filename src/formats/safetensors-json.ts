@@ -93,8 +93,7 @@ export class JsonScanner {
     while (/[-+.0-9eE]/.test(this.#text[this.#at] ?? "")) this.#at++;
     const digits = this.#text.slice(start, this.#at);
     if (digits === "") this.fail(`expected a whole number in ${what}, found ${this.#found()}`);
-    if (!/^(0|[1-9][0-9]*)$/.test(digits))
-      this.fail(`expected a plain whole number of 0 or more in ${what}, found ${digits.slice(0, 40)}`);
+    if (!/^(0|[1-9][0-9]*)$/.test(digits)) this.fail(`expected a plain whole number of 0 or more in ${what}, found ${digits.slice(0, 40)}`);
     const value = Number(digits);
     if (!Number.isSafeInteger(value)) this.fail(`the number ${digits.slice(0, 40)} in ${what} is beyond 2^53 - 1`);
     return value;

@@ -34,18 +34,20 @@ describe("writing safetensors", () => {
     expect(Buffer.from(bytes).equals(fromPython)).toBe(true);
   });
 
-  it.each(["lm/stories260K/model.safetensors", "lm/gpt-nano-sort/golden_activations.safetensors", "adapters/gpt2-lora-product-reviews/checkpoint-2500/adapter_model.safetensors"])(
-    "re-saves %s byte-equal",
-    async (path) => {
-      const file = await openSafetensorsFile(bundled(path));
-      await writeSafetensors(join(folder, "again"), tensorsOf(file), { template: file });
-      await file.close();
-      expect((await readFile(join(folder, "again"))).equals(await readFile(bundled(path)))).toBe(true);
-    },
-  );
+  it.each([
+    "lm/stories260K/model.safetensors",
+    "lm/gpt-nano-sort/golden_activations.safetensors",
+    "adapters/gpt2-lora-product-reviews/checkpoint-2500/adapter_model.safetensors",
+  ])("re-saves %s byte-equal", async (path) => {
+    const file = await openSafetensorsFile(bundled(path));
+    await writeSafetensors(join(folder, "again"), tensorsOf(file), { template: file });
+    await file.close();
+    expect((await readFile(join(folder, "again"))).equals(await readFile(bundled(path)))).toBe(true);
+  });
 
   it("keeps header text and order of a template as they are, spaces and all", async () => {
-    const header = '{ "z":{"shape":[1],"dtype":"U8","data_offsets":[0,1]}, "\\u0061":{"dtype":"F32","shape":[],"data_offsets":[1,5]}, "__metadata__":{"b":"2", "a":"1"}}   ';
+    const header =
+      '{ "z":{"shape":[1],"dtype":"U8","data_offsets":[0,1]}, "\\u0061":{"dtype":"F32","shape":[],"data_offsets":[1,5]}, "__metadata__":{"b":"2", "a":"1"}}   ';
     const bytes = new Uint8Array(8 + header.length + 5).fill(3);
     new DataView(bytes.buffer).setBigUint64(0, BigInt(header.length), true);
     bytes.set(new TextEncoder().encode(header), 8);

@@ -27,8 +27,7 @@ type Described = Pick<TensorToWrite, "name" | "dtype" | "shape">;
 const compareUtf8 = (a: string, b: string): number => {
   const left = Array.from(a);
   const right = Array.from(b);
-  for (let i = 0; i < left.length && i < right.length; i++)
-    if (left[i] !== right[i]) return left[i]!.codePointAt(0)! - right[i]!.codePointAt(0)!;
+  for (let i = 0; i < left.length && i < right.length; i++) if (left[i] !== right[i]) return left[i]!.codePointAt(0)! - right[i]!.codePointAt(0)!;
   return left.length - right.length;
 };
 
@@ -103,7 +102,11 @@ async function write(plan: Layout<TensorToWrite>, path: string, sink: (bytes: Ui
     const content = await tensor.bytes();
     const expected = plan.sizes.get(name);
     if (content.length !== expected)
-      throw refusal(path, `tensor ${JSON.stringify(name)} of shape [${shape.join(", ")}] and ${dtype} needs ${expected} bytes, but ${content.length} were given`, "Check how its bytes were made.");
+      throw refusal(
+        path,
+        `tensor ${JSON.stringify(name)} of shape [${shape.join(", ")}] and ${dtype} needs ${expected} bytes, but ${content.length} were given`,
+        "Check how its bytes were made.",
+      );
     await sink(content);
   }
 }

@@ -37,19 +37,14 @@ const longestHeader = 100_000_000;
  */
 export async function openSafetensors(source: ByteSource, name: string): Promise<SafetensorsFile> {
   const short = "The file is cut off or is not a safetensors file; download or export it again.";
-  if (source.size < 8)
-    throw refusal(name, `expected a safetensors file, which has at least 8 bytes, found ${source.size}`, short);
+  if (source.size < 8) throw refusal(name, `expected a safetensors file, which has at least 8 bytes, found ${source.size}`, short);
   const head = await source.read(0, 8);
   const length = new DataView(head.buffer, head.byteOffset, 8).getBigUint64(0, true);
-  if (length > longestHeader)
-    throw refusal(name, `the header claims ${length} bytes, expected at most ${longestHeader}`, short);
+  if (length > longestHeader) throw refusal(name, `the header claims ${length} bytes, expected at most ${longestHeader}`, short);
   const dataStart = 8 + Number(length);
-  if (dataStart > source.size)
-    throw refusal(name, `the header claims ${length} bytes, but only ${source.size - 8} follow its length`, short);
+  if (dataStart > source.size) throw refusal(name, `the header claims ${length} bytes, but only ${source.size - 8} follow its length`, short);
 
-  const headerText = strictText(await source.read(8, Number(length)), (problem, cause) =>
-    refusal(name, `the header cannot be read: ${problem}`, short, cause),
-  );
+  const headerText = strictText(await source.read(8, Number(length)), (problem, cause) => refusal(name, `the header cannot be read: ${problem}`, short, cause));
   const header = parseHeader(headerText, source.size - dataStart, name);
   return {
     ...header,

@@ -40,7 +40,11 @@ export function repair(inner: LibraryTokenizer): void {
 }
 
 const known = (word: string, { config, unk_token, tokens_to_ids }: Model): string =>
-  unk_token || config.byte_fallback || affixed(config) ? word : Array.from(word).filter((character) => tokens_to_ids.has(character)).join("");
+  unk_token || config.byte_fallback || affixed(config)
+    ? word
+    : Array.from(word)
+        .filter((character) => tokens_to_ids.has(character))
+        .join("");
 
 const affixed = (config: Model["config"]): boolean => Boolean(config.end_of_word_suffix || config.continuing_subword_prefix);
 

@@ -16,7 +16,10 @@ const bundled = (path: string): string => fileURLToPath(new URL(`../../data/${pa
 const stories = await loadTokenizer(bundled("lm/stories260K"));
 const baby = await loadTokenizer(bundled("lm/babyllama-tok105"));
 const shakespeare = await readFile(bundled("text/tinyshakespeare.txt"), "utf8");
-const digest = (ids: number[]): string => createHash("sha256").update(new Uint8Array(Int32Array.from(ids).buffer)).digest("hex");
+const digest = (ids: number[]): string =>
+  createHash("sha256")
+    .update(new Uint8Array(Int32Array.from(ids).buffer))
+    .digest("hex");
 
 type Encoded = [text: string, ids: number[], back: string];
 type Decoded = [ids: number[], withoutSpecial: string, withSpecial: string];
@@ -31,7 +34,11 @@ const storiesEncoded: Encoded[] = [
   ["  x", [1, 410, 410, 410, 444], "  x"],
   ["a\tb\r\nc", [1, 261, 12, 430, 16, 13, 429], "a\tb\r\nc"],
   ["One\n\nTwo", [1, 385, 13, 13, 434, 424, 414], "One\n\nTwo"],
-  ["I \ud83d\ude00 you \ud83d\udc69\u200d\ud83d\udc69\u200d\ud83d\udc67", [1, 359, 410, 243, 162, 155, 131, 364, 410, 243, 162, 148, 172, 229, 131, 144, 243, 162, 148, 172, 229, 131, 144, 243, 162, 148, 170], "I \ud83d\ude00 you \ud83d\udc69\u200d\ud83d\udc69\u200d\ud83d\udc67"],
+  [
+    "I \ud83d\ude00 you \ud83d\udc69\u200d\ud83d\udc69\u200d\ud83d\udc67",
+    [1, 359, 410, 243, 162, 155, 131, 364, 410, 243, 162, 148, 172, 229, 131, 144, 243, 162, 148, 172, 229, 131, 144, 243, 162, 148, 170],
+    "I \ud83d\ude00 you \ud83d\udc69\u200d\ud83d\udc69\u200d\ud83d\udc67",
+  ],
   ["\u4f60\u597d\uff0c\u4e16\u754c", [1, 410, 231, 192, 163, 232, 168, 192, 242, 191, 143, 231, 187, 153, 234, 152, 143], "\u4f60\u597d\uff0c\u4e16\u754c"],
   ["na\u00efve caf\u00e9 cafe\u0301", [1, 297, 412, 198, 178, 360, 280, 412, 431, 485, 280, 412, 431, 411, 207, 132], "na\u00efve caf\u00e9 cafe\u0301"],
   ["a\u0000b", [1, 261, 3, 430], "a\u0000b"],
@@ -43,7 +50,11 @@ const storiesEncoded: Encoded[] = [
   ["x\n\n\ud83d\ude00\ny", [1, 410, 444, 13, 13, 243, 162, 155, 131, 13, 422], "x\n\n\ud83d\ude00\ny"],
   [" ", [1, 410, 410], " "],
   ["     ", [1, 410, 410, 410, 410, 410, 410], "     "],
-  ["\"Don't,\" she said\u2026 \u201cno\u201d", [1, 313, 455, 289, 439, 413, 432, 436, 358, 336, 486, 410, 465, 416, 414, 466], "\"Don't,\" she said\u2026 \u201cno\u201d"],
+  [
+    '"Don\'t," she said\u2026 \u201cno\u201d',
+    [1, 313, 455, 289, 439, 413, 432, 436, 358, 336, 486, 410, 465, 416, 414, 466],
+    '"Don\'t," she said\u2026 \u201cno\u201d',
+  ],
 ];
 const storiesDecoded: Decoded[] = [
   [[], "", ""],
@@ -84,7 +95,11 @@ const babyEncoded: Encoded[] = [
   ["x\n\n\ud83d\ude00\ny", [1, 3, 37, 0, 15], "xy"],
   [" ", [1, 3, 3], " "],
   ["     ", [1, 3, 3, 3, 3, 3, 3], "     "],
-  ["\"Don't,\" she said\u2026 \u201cno\u201d", [1, 3, 29, 48, 7, 9, 32, 6, 25, 29, 3, 12, 8, 4, 3, 12, 5, 10, 11, 79, 3, 58, 9, 7, 59], "\"Don't,\" she said\u2026 \u201cno\u201d"],
+  [
+    '"Don\'t," she said\u2026 \u201cno\u201d',
+    [1, 3, 29, 48, 7, 9, 32, 6, 25, 29, 3, 12, 8, 4, 3, 12, 5, 10, 11, 79, 3, 58, 9, 7, 59],
+    '"Don\'t," she said\u2026 \u201cno\u201d',
+  ],
 ];
 const babyDecoded: Decoded[] = [
   [[], "", ""],
@@ -98,8 +113,26 @@ const babyDecoded: Decoded[] = [
 ];
 
 describe.each([
-  ["stories260K", stories, storiesEncoded, storiesDecoded, 12683, "8f20f442c073a32936369b7a5a2c5cafcb15279cbe1a34046856d3f29ed0662b", 693364, "e8aa5db962327fd55c516d6457a0624ab50eef8c91a81065bb731106af314cc9"],
-  ["babyllama-tok105", baby, babyEncoded, babyDecoded, 20329, "d1595a6f97e0f6105133e30f51fe2f21bc57f102bfa5c80ef546351a24c40b28", 1108173, "e4bc7c8a4b71d2960e00945ae3257f12cfa9ad8c465ce5bbfa82528485ce6970"],
+  [
+    "stories260K",
+    stories,
+    storiesEncoded,
+    storiesDecoded,
+    12683,
+    "8f20f442c073a32936369b7a5a2c5cafcb15279cbe1a34046856d3f29ed0662b",
+    693364,
+    "e8aa5db962327fd55c516d6457a0624ab50eef8c91a81065bb731106af314cc9",
+  ],
+  [
+    "babyllama-tok105",
+    baby,
+    babyEncoded,
+    babyDecoded,
+    20329,
+    "d1595a6f97e0f6105133e30f51fe2f21bc57f102bfa5c80ef546351a24c40b28",
+    1108173,
+    "e4bc7c8a4b71d2960e00945ae3257f12cfa9ad8c465ce5bbfa82528485ce6970",
+  ],
 ] as const)("the tokenizer of %s", (_name, tokenizer, encoded, decoded, length20k, digest20k, length, digestAll) => {
   it.each(encoded)("encodes %j as Python does, and back", (text, ids, back) => {
     expect(tokenizer.encode(text)).toEqual(ids);
@@ -205,7 +238,11 @@ describe("loadTokenizer", () => {
     const folder = await mkdtemp(join(tmpdir(), "strut-tokenizer-"));
     const problem = async (): Promise<unknown> => loadTokenizer(folder).catch((error: unknown) => error);
     try {
-      expect(await problem()).toMatchObject({ name: "StrutError", message: expect.stringContaining("has no tokenizer.json"), hint: expect.stringContaining("save_pretrained") });
+      expect(await problem()).toMatchObject({
+        name: "StrutError",
+        message: expect.stringContaining("has no tokenizer.json"),
+        hint: expect.stringContaining("save_pretrained"),
+      });
       await writeFile(join(folder, "tokenizer.json"), "{");
       expect(await problem()).toMatchObject({ name: "StrutError", message: expect.stringContaining("not valid JSON") });
       await writeFile(join(folder, "tokenizer.json"), '{"model":{"type":"Nonsense"}}');

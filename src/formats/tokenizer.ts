@@ -20,7 +20,10 @@ export interface Tokenizer {
 export async function loadTokenizer(folder: string): Promise<Tokenizer> {
   const { readJsonObject } = await import("./huggingface.ts");
   const path = `${folder}/tokenizer.json`;
-  const definition = await readJsonObject(path, "A folder whose tokenizer is only tokenizer.model or vocab.json needs converting: save it with `AutoTokenizer.from_pretrained(…).save_pretrained(…)` in Python.");
+  const definition = await readJsonObject(
+    path,
+    "A folder whose tokenizer is only tokenizer.model or vocab.json needs converting: save it with `AutoTokenizer.from_pretrained(…).save_pretrained(…)` in Python.",
+  );
   const config = await readJsonObject(`${folder}/tokenizer_config.json`, "", { optional: true });
   return createTokenizer(definition, config ?? {}, path);
 }

@@ -22,7 +22,10 @@ export function withLeaves(model: Model, replacements: ReadonlyMap<Parameter, Pa
  */
 export function unfreeze(model: Model, which: (name: string) => boolean = () => true): Model {
   const chosen = [...parameters(model)].filter(([name]) => which(name));
-  if (chosen.length === 0) throw new StrutError("targets", "unfreeze: no parameter of the model was chosen", { hint: `Names look like ${[...parameters(model).keys()].slice(0, 2).join(", ")}.` });
+  if (chosen.length === 0)
+    throw new StrutError("targets", "unfreeze: no parameter of the model was chosen", {
+      hint: `Names look like ${[...parameters(model).keys()].slice(0, 2).join(", ")}.`,
+    });
   return withLeaves(model, new Map(chosen.map(([name, leaf]) => [leaf, leafCopy(leaf, name)])));
 }
 
@@ -36,7 +39,9 @@ export const leafCopy = (leaf: Tensor, name: string): Parameter => noGrad(() => 
 export function replicateLayers(model: Model, ranges: readonly (readonly [number, number])[]): Model {
   for (const [start, end] of ranges)
     if (!(start >= 0 && start < end && end <= model.dimensions.depth))
-      throw new StrutError("option", `layer_replication range [${start}, ${end}] does not lie in the model's ${model.dimensions.depth} layers`, { path: "layer_replication" });
+      throw new StrutError("option", `layer_replication range [${start}, ${end}] does not lie in the model's ${model.dimensions.depth} layers`, {
+        path: "layer_replication",
+      });
   const sources = replicatedLayers(ranges);
   const { architecture } = model;
   const dimensions = { ...model.dimensions, depth: sources.length };
@@ -46,5 +51,11 @@ export function replicateLayers(model: Model, ranges: readonly (readonly [number
     const source = model.layers.get(from)!;
     layers.set(spec.path, makeLayer(spec, source.weight, source.bias));
   }
-  return makeModel({ architecture, dimensions, layers, config: { ...model.config, [architecture.depthKey]: sources.length }, ...(model.folder ? { folder: model.folder } : {}) });
+  return makeModel({
+    architecture,
+    dimensions,
+    layers,
+    config: { ...model.config, [architecture.depthKey]: sources.length },
+    ...(model.folder ? { folder: model.folder } : {}),
+  });
 }

@@ -8,5 +8,8 @@ export function parseConfig<S extends z.ZodObject>(schema: S, config: Config, mo
   if (parsed.success) return parsed.data;
   const issue = parsed.error.issues[0]!;
   const key = issue.path.join(".");
-  throw new StrutError("config", `config.json of a ${modelType} model has ${key} = ${JSON.stringify(config[key])}: ${issue.message}`, { path: key, hint: "Is the file complete, and of this architecture?" });
+  throw new StrutError("config", `config.json of a ${modelType} model has ${key} = ${JSON.stringify(config[key])}: ${issue.message}`, {
+    path: key,
+    hint: "Is the file complete, and of this architecture?",
+  });
 }

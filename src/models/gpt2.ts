@@ -16,7 +16,7 @@ const activations: Record<string, (x: Tensor) => Tensor> = {
 
 const schema = z.object({
   vocab_size: z.int().positive(),
-  n_layer: z.int().nonnegative(),
+  n_layer: z.int().nonnegative().max(10_000),
   n_head: z.int().positive(),
   n_embd: z.int().positive(),
   n_positions: z.int().positive().default(1024),
@@ -48,14 +48,30 @@ export const gpt2: Architecture = {
     const c = parseConfig(schema, config, "gpt2");
     if (c.n_embd % c.n_head !== 0) throw new StrutError("config", `config.json: ${c.n_head} heads do not divide ${c.n_embd} features`, { path: "n_head" });
     return {
-      vocabularySize: c.vocab_size, width: c.n_embd, depth: c.n_layer, heads: c.n_head, kvHeads: c.n_head, headSize: c.n_embd / c.n_head,
-      context: c.n_positions, tied: c.tie_word_embeddings, inner: c.n_inner ?? 4 * c.n_embd, eps: c.layer_norm_epsilon, activation: c.activation_function,
+      vocabularySize: c.vocab_size,
+      width: c.n_embd,
+      depth: c.n_layer,
+      heads: c.n_head,
+      kvHeads: c.n_head,
+      headSize: c.n_embd / c.n_head,
+      context: c.n_positions,
+      tied: c.tie_word_embeddings,
+      inner: c.n_inner ?? 4 * c.n_embd,
+      eps: c.layer_norm_epsilon,
+      activation: c.activation_function,
     };
   },
 
   layers(dimensions): LayerSpec[] {
     const d = dimensions as Gpt2Dimensions;
-    const conv1d = (path: string, out: number, inner: number, depth: number): LayerSpec => ({ path, kind: "linear", shape: [out, inner], bias: true, depth, transposed: true });
+    const conv1d = (path: string, out: number, inner: number, depth: number): LayerSpec => ({
+      path,
+      kind: "linear",
+      shape: [out, inner],
+      bias: true,
+      depth,
+      transposed: true,
+    });
     const norm = (path: string, depth: number): LayerSpec => ({ path, kind: "norm", shape: [d.width], bias: true, depth });
     const table = (path: string, rows: number): LayerSpec => ({ path, kind: "embedding", shape: [rows, d.width], bias: false, depth: 0 });
     const blocks = Array.from({ length: d.depth }, (_, i): LayerSpec[] => {
@@ -82,7 +98,11 @@ export const gpt2: Architecture = {
     const d = model.dimensions as Gpt2Dimensions;
     const [batch, tokens] = ids.shape as [number, number];
     const start = run.caches?.[0]?.length ?? 0;
-    const positions = tensor(Int32Array.from({ length: tokens }, (_, i) => start + i), [tokens], "i32");
+    const positions = tensor(
+      Int32Array.from({ length: tokens }, (_, i) => start + i),
+      [tokens],
+      "i32",
+    );
     const normed = (path: string, x: Tensor): Tensor => {
       const { weight, bias } = normOf(model, path);
       return layerNorm(x, weight, bias, d.eps);
@@ -108,4 +128,3 @@ export const gpt2: Architecture = {
     return normed("transformer.ln_f", x);
   },
 };
-

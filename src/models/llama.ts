@@ -10,7 +10,7 @@ const schema = z.object({
   vocab_size: z.int().positive(),
   hidden_size: z.int().positive(),
   intermediate_size: z.int().positive(),
-  num_hidden_layers: z.int().nonnegative(),
+  num_hidden_layers: z.int().nonnegative().max(10_000),
   num_attention_heads: z.int().positive(),
   num_key_value_heads: z.int().positive().optional(),
   head_dim: z.int().positive().nullish(),
@@ -47,20 +47,41 @@ export const llama: Architecture = {
     const c = parseConfig(schema, config, "llama");
     const headSize = c.head_dim ?? c.hidden_size / c.num_attention_heads;
     const kvHeads = c.num_key_value_heads ?? c.num_attention_heads;
-    if (!Number.isInteger(headSize) || headSize % 2 !== 0) throw new StrutError("config", `config.json: heads of ${headSize} features; expected an even whole number`, { path: "head_dim" });
+    if (!Number.isInteger(headSize) || headSize % 2 !== 0)
+      throw new StrutError("config", `config.json: heads of ${headSize} features; expected an even whole number`, { path: "head_dim" });
     if (c.num_attention_heads % kvHeads !== 0)
-      throw new StrutError("config", `config.json: ${kvHeads} key-value heads do not divide ${c.num_attention_heads} attention heads`, { path: "num_key_value_heads" });
+      throw new StrutError("config", `config.json: ${kvHeads} key-value heads do not divide ${c.num_attention_heads} attention heads`, {
+        path: "num_key_value_heads",
+      });
     const rope = { rope_theta: c.rope_theta, ...c.rope_scaling, ...c.rope_parameters };
     return {
-      vocabularySize: c.vocab_size, width: c.hidden_size, depth: c.num_hidden_layers, heads: c.num_attention_heads, kvHeads, headSize,
-      context: c.max_position_embeddings, tied: c.tie_word_embeddings, inner: c.intermediate_size, eps: c.rms_norm_eps,
-      theta: Number(rope.rope_theta), scaling: ropeScaling(rope), attentionBias: c.attention_bias, mlpBias: c.mlp_bias, tables: new Map(),
+      vocabularySize: c.vocab_size,
+      width: c.hidden_size,
+      depth: c.num_hidden_layers,
+      heads: c.num_attention_heads,
+      kvHeads,
+      headSize,
+      context: c.max_position_embeddings,
+      tied: c.tie_word_embeddings,
+      inner: c.intermediate_size,
+      eps: c.rms_norm_eps,
+      theta: Number(rope.rope_theta),
+      scaling: ropeScaling(rope),
+      attentionBias: c.attention_bias,
+      mlpBias: c.mlp_bias,
+      tables: new Map(),
     };
   },
 
   layers(dimensions): LayerSpec[] {
     const d = dimensions as LlamaDimensions;
-    const linear = (path: string, out: number, inner: number, bias: boolean, depth: number): LayerSpec => ({ path, kind: "linear", shape: [out, inner], bias, depth });
+    const linear = (path: string, out: number, inner: number, bias: boolean, depth: number): LayerSpec => ({
+      path,
+      kind: "linear",
+      shape: [out, inner],
+      bias,
+      depth,
+    });
     const norm = (path: string, depth: number): LayerSpec => ({ path, kind: "norm", shape: [d.width], bias: false, depth });
     const blocks = Array.from({ length: d.depth }, (_, i): LayerSpec[] => {
       const at = `model.layers.${i}`;
@@ -96,7 +117,8 @@ export const llama: Architecture = {
       const at = `model.layers.${i}`;
       x = block(run, i, x, (input) => {
         const h = rmsNorm(input, normOf(model, `${at}.input_layernorm`).weight, d.eps);
-        const heads = (name: string, count: number): Tensor => reshape(applyLinear(model, `${at}.self_attn.${name}`, h, run), [batch, tokens, count, d.headSize]);
+        const heads = (name: string, count: number): Tensor =>
+          reshape(applyLinear(model, `${at}.self_attn.${name}`, h, run), [batch, tokens, count, d.headSize]);
         const q = turn(heads("q_proj", d.heads), start);
         const [k, v] = [heads("k_proj", d.kvHeads), heads("v_proj", d.kvHeads)];
         const keys = run.caches ? run.caches[i]!.append(k, v, turn) : { k: turn(k, 0), v };
@@ -118,7 +140,11 @@ function ropeScaling(rope: Record<string, unknown>): (frequency: number) => numb
   const factor = Number(rope["factor"] ?? 1);
   if (type === "default") return (f) => f;
   if (type === "linear") return (f) => f / factor;
-  if (type !== "llama3") throw new StrutError("config", `config.json: rotary scaling of type ${JSON.stringify(type)} is not known`, { path: "rope_scaling", hint: "strut knows default, linear and llama3." });
+  if (type !== "llama3")
+    throw new StrutError("config", `config.json: rotary scaling of type ${JSON.stringify(type)} is not known`, {
+      path: "rope_scaling",
+      hint: "strut knows default, linear and llama3.",
+    });
   const [low, high, old] = [Number(rope["low_freq_factor"]), Number(rope["high_freq_factor"]), Number(rope["original_max_position_embeddings"])];
   return (f) => {
     const wavelength = (2 * Math.PI) / f;

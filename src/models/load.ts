@@ -13,7 +13,11 @@ const architectures: readonly Architecture[] = [llama, gpt2];
 export function architectureOf(config: Config): Architecture {
   const found = architectures.find(({ modelType }) => modelType === config["model_type"]);
   if (found) return found;
-  throw new StrutError("config", `config.json has model_type ${JSON.stringify(config["model_type"])}; strut knows ${architectures.map(({ modelType }) => modelType).join(", ")}`, { path: "model_type" });
+  throw new StrutError(
+    "config",
+    `config.json has model_type ${JSON.stringify(config["model_type"])}; strut knows ${architectures.map(({ modelType }) => modelType).join(", ")}`,
+    { path: "model_type" },
+  );
 }
 
 const computed: Partial<Record<FileDType, DType>> = { F32: "f32", F64: "f64", BF16: "bf16", F16: "f16" };
@@ -44,10 +48,14 @@ function locate(architecture: Architecture, specs: readonly LayerSpec[], weights
   const unexpected = [...weights.entries.keys()].filter((name) => !expected.has(name) && !architecture.ignored?.test(name));
   const wrong = [...expected].filter(([name, shape]) => weights.entries.has(name) && String(weights.entries.get(name)!.shape) !== String(shape));
   if (missing.length + unexpected.length + wrong.length === 0) return inFile;
-  const list = (title: string, names: readonly string[]): string => (names.length === 0 ? "" : `\n  ${title} (${names.length}): ${names.slice(0, 6).join(", ")}${names.length > 6 ? ", …" : ""}`);
+  const list = (title: string, names: readonly string[]): string =>
+    names.length === 0 ? "" : `\n  ${title} (${names.length}): ${names.slice(0, 6).join(", ")}${names.length > 6 ? ", …" : ""}`;
   throw new StrutError(
     "weights",
-    `the weights in ${weights.path} do not fit config.json:${list("missing", missing)}${list("unexpected", unexpected)}${list("wrong shape", wrong.map(([name, shape]) => `${name} is [${weights.entries.get(name)!.shape}], expected [${shape}]`))}`,
+    `the weights in ${weights.path} do not fit config.json:${list("missing", missing)}${list("unexpected", unexpected)}${list(
+      "wrong shape",
+      wrong.map(([name, shape]) => `${name} is [${weights.entries.get(name)!.shape}], expected [${shape}]`),
+    )}`,
     { path: weights.path, hint: "Config and weights must come from the same model." },
   );
 }
@@ -89,7 +97,11 @@ export function randomModel(config: Config, draw: (name: string, shape: readonly
     for (const spec of architecture.layers(dimensions)) {
       const shape = spec.transposed ? [...spec.shape].reverse() : spec.shape;
       const make = (name: string, of: readonly number[], constant?: number): Parameter =>
-        new Parameter(scope(() => (constant === undefined ? draw(name, of) : tensor(new Float32Array(of[0]!).fill(constant), of))), name, false);
+        new Parameter(
+          scope(() => (constant === undefined ? draw(name, of) : tensor(new Float32Array(of[0]!).fill(constant), of))),
+          name,
+          false,
+        );
       const weight = spec.tiedTo ? layers.get(spec.tiedTo)!.weight : make(`${spec.path}.weight`, shape, spec.kind === "norm" ? 1 : undefined);
       layers.set(spec.path, makeLayer(spec, weight, spec.bias ? make(`${spec.path}.bias`, [spec.shape[0]!], 0) : undefined));
     }

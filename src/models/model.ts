@@ -2,7 +2,7 @@ import { StrutError } from "../errors.ts";
 import type { Config } from "../formats/huggingface.ts";
 import type { AdapterSet, Attachment, RunnableModel, Run, Site } from "../nn/contracts.ts";
 import { dense, isOperator, type LinearOperator } from "../operators/index.ts";
-import { add, customGradient, Parameter, type Tensor } from "../tensor/index.ts";
+import { add, customGradient, Parameter, sub, type Tensor } from "../tensor/index.ts";
 
 /** One module with weights, as the architecture lists it. */
 export interface LayerSpec {
@@ -75,7 +75,16 @@ export function makeLayer(spec: LayerSpec, weight: Parameter, bias?: Parameter):
   if (spec.kind === "norm") return base;
   const operator = dense(weight, spec.transposed ?? false);
   const [out, inner] = [operator.out, operator.in];
-  const site: Site = { path: spec.path, depth: spec.depth, role: spec.path.split(".").at(-1)!, kind: spec.kind, out, in: inner, weight: operator, ...(bias ? { bias } : {}) };
+  const site: Site = {
+    path: spec.path,
+    depth: spec.depth,
+    role: spec.path.split(".").at(-1)!,
+    kind: spec.kind,
+    out,
+    in: inner,
+    weight: operator,
+    ...(bias ? { bias } : {}),
+  };
   return { ...base, site };
 }
 
@@ -92,7 +101,8 @@ export function layerAt(model: Model, path: string): Layer {
   return layer;
 }
 
-const acting = (model: Model, layer: Layer): readonly Attachment[] => (layer.attached.length === 0 ? layer.attached : layer.attached.filter(({ adapter }) => model.active.includes(adapter)));
+const acting = (model: Model, layer: Layer): readonly Attachment[] =>
+  layer.attached.length === 0 ? layer.attached : layer.attached.filter(({ adapter }) => model.active.includes(adapter));
 
 /** The operator and bias a layer uses now: the base's, unless an active adapter brings its own. */
 function current(layer: Layer, active: readonly Attachment[]): { weight: LinearOperator; bias: Parameter | undefined } {
@@ -107,16 +117,23 @@ export function applyLinear(model: Model, path: string, x: Tensor, run: Run): Te
   const { weight, bias } = current(layer, active);
   run.observer?.input?.(layer.site!, x);
   let y = bias ? (weight.withBias?.(x, bias) ?? add(weight.apply(x), bias)) : weight.apply(x);
-  for (const { forward } of active) if (forward) y = forward(x, y, layer.site!, run);
+  // every adapter sees the base's output, so that what they add does not depend on their order
+  const base = y;
+  const site = weight === layer.site!.weight && bias === layer.bias ? layer.site! : { ...layer.site!, weight, ...(bias ? { bias } : {}) };
+  for (const { forward } of active) if (forward) y = y === base ? forward(x, base, site, run) : add(y, sub(forward(x, base, site, run), base));
   return run.observer?.outputGradient ? observed(y, layer.site!, run.observer.outputGradient) : y;
 }
 
 /** Passes y on and shows its gradient to the observer. */
 const observed = (y: Tensor, site: Site, see: (site: Site, gradient: Tensor) => void): Tensor =>
-  customGradient([y], (x) => x, (g) => {
-    see(site, g);
-    return [g];
-  });
+  customGradient(
+    [y],
+    (x) => x,
+    (g) => {
+      see(site, g);
+      return [g];
+    },
+  );
 
 /** Rows of an embedding with its active adapters. */
 export function applyEmbedding(model: Model, path: string, ids: Tensor, run: Run): Tensor {
@@ -156,7 +173,9 @@ export function hidden(model: Model, ids: Tensor, run: Run = {}): Tensor {
   const past = run.caches?.[0]?.length ?? 0;
   if (ids.shape.length !== 2 || ids.dtype !== "i32") throw new StrutError("shape", `ids must be i32 [batch, tokens], got ${ids.dtype}[${ids.shape}]`);
   if (past + ids.shape[1]! > model.dimensions.context)
-    throw new StrutError("context", `${past + ids.shape[1]!} tokens do not fit into the model's context of ${model.dimensions.context}`, { hint: "Use shorter windows or prompts." });
+    throw new StrutError("context", `${past + ids.shape[1]!} tokens do not fit into the model's context of ${model.dimensions.context}`, {
+      hint: "Use shorter windows or prompts.",
+    });
   return model.architecture.forward(model, ids, run);
 }
 

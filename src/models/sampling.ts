@@ -23,8 +23,7 @@ export type GenerationOptions = z.input<typeof generationOptions>;
 export type Sampling = z.output<typeof generationOptions>;
 
 /** Checks the options and fills in what they default to. */
-export const readGenerationOptions = (given: GenerationOptions): Sampling =>
-  parseOptions({ id: "generate", options: generationOptions }, given);
+export const readGenerationOptions = (given: GenerationOptions): Sampling => parseOptions({ id: "generate", options: generationOptions }, given);
 
 /** Whether these options draw tokens, rather than take the likeliest. */
 export const samples = ({ doSample, temperature, topK, topP }: Sampling): boolean =>

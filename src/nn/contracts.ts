@@ -150,7 +150,11 @@ export interface ListLink extends LinkTraits {
 export type Transform = ParameterLink | ListLink | { readonly scope: "chain"; readonly links: readonly Transform[] };
 
 /** Declares that a link is part of the everyday chain clip · adam · decay · learning rate, which has one fused kernel. */
-export type FusedLink = { kind: "clip"; maxNorm: number } | { kind: "adam"; beta1: number; beta2: number; eps: number } | { kind: "decay" } | { kind: "learningRate" };
+export type FusedLink =
+  | { kind: "clip"; maxNorm: number }
+  | { kind: "adam"; beta1: number; beta2: number; eps: number }
+  | { kind: "decay" }
+  | { kind: "learningRate" };
 
 /** A stretch of training with its own trainable set. */
 export interface Phase<P extends Params = Params> {
@@ -246,7 +250,15 @@ export interface Waiver {
 }
 
 export type Statistic =
-  | "inputGram" | "inputMean" | "inputAbsMean" | "inputNorm" | "inputs" | "idCounts" | "outputGradient" | "weightGradient" | "weightTimesGradient";
+  | "inputGram"
+  | "inputMean"
+  | "inputAbsMean"
+  | "inputNorm"
+  | "inputs"
+  | "idCounts"
+  | "outputGradient"
+  | "weightGradient"
+  | "weightTimesGradient";
 
 /** What every system in the catalog says about itself. Options are a zod schema whose descriptions are the help. */
 export interface Method<O extends z.ZodObject = z.ZodObject> {

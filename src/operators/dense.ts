@@ -41,4 +41,5 @@ export function sumOf(first: LinearOperator, second: LinearOperator): LinearOper
   };
 }
 
-const prefixed = (prefix: string, parts: Readonly<Record<string, Tensor>>) => Object.fromEntries(Object.entries(parts).map(([name, tensor]) => [prefix + name, tensor]));
+const prefixed = (prefix: string, parts: Readonly<Record<string, Tensor>>) =>
+  Object.fromEntries(Object.entries(parts).map(([name, tensor]) => [prefix + name, tensor]));

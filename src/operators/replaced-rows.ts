@@ -15,7 +15,14 @@ export function replacedRows(base: LinearOperator, index: readonly number[], tab
     rows(ids) {
       const wanted = Array.from(hostNumbers(ids) as Int32Array);
       const positions = wanted.flatMap((id, position) => (slots.has(id) ? [position] : []));
-      const fresh = embedding(table, tensor(positions.map((position) => slots.get(wanted[position]!)!), [positions.length], "i32"));
+      const fresh = embedding(
+        table,
+        tensor(
+          positions.map((position) => slots.get(wanted[position]!)!),
+          [positions.length],
+          "i32",
+        ),
+      );
       const all = reshape(base.rows!(ids), [wanted.length, base.in]);
       return reshape(indexCopy(all, 0, positions, fresh), [...ids.shape, base.in]);
     },

@@ -5,7 +5,7 @@ import { merge, savePeft } from "../adapters/index.ts";
 import { fileError } from "../formats/files.ts";
 import { saveModel } from "../models/index.ts";
 import { train, type TrainingEvent, type TrainOptions, type TrainResult } from "../training/index.ts";
-import { optimizerById } from "./optimizers.ts";
+import { optimizerById } from "../catalog.ts";
 import type { Prepared } from "./prepare.ts";
 
 export interface RunOptions {

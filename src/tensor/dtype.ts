@@ -31,7 +31,6 @@ const arrays: Record<DType, ArrayConstructor & { BYTES_PER_ELEMENT: number }> = 
 export const bytesOf = (dtype: DType): number => arrays[dtype].BYTES_PER_ELEMENT;
 
 /** A typed view on `length` elements of `buffer` from `byteOffset`; bf16 and f16 appear as their 16 bits. */
-export const viewOf = (dtype: DType, buffer: ArrayBufferLike, byteOffset: number, length: number): TypedArray =>
-  new arrays[dtype](buffer, byteOffset, length);
+export const viewOf = (dtype: DType, buffer: ArrayBufferLike, byteOffset: number, length: number): TypedArray => new arrays[dtype](buffer, byteOffset, length);
 
 export const isReal = (dtype: DType): dtype is Real => dtype === "f32" || dtype === "f64";

@@ -137,3 +137,12 @@ describe("an operation before start, or after stop", () => {
     t.stop();
   });
 });
+
+describe("start called twice at once", () => {
+  it("gives one engine", async () => {
+    const module = await fresh();
+    modules.push(module);
+    const [first, second] = await Promise.all([module.start(), module.start()]);
+    expect(second === first).toBe(true);
+  });
+});

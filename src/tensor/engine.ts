@@ -21,6 +21,7 @@ export interface Engine {
 }
 
 let current: Engine | undefined;
+let starting: Promise<Engine> | undefined;
 
 /** The running engine; throws before `start`. */
 export function engine(): Engine {
@@ -52,18 +53,30 @@ export async function start(options: StartOptions = {}): Promise<Engine> {
   const asked = options.threads ?? (environment("STRUT_THREADS") === undefined ? undefined : Number(environment("STRUT_THREADS")));
   if (asked !== undefined && !(Number.isInteger(asked) && asked >= 1 && asked <= 256))
     throw new StrutError("usage", `STRUT_THREADS is ${asked}; it must be a whole number from 1 to 256`);
-  if (current) {
-    if (wanted && current.backend.name !== wanted)
-      throw new StrutError("engine", `the engine already runs on ${current.backend.name}; ${wanted} was asked for`, { hint: "Call `stop()` first; tensors of the old engine are lost." });
-    return current;
+  const running = current ?? (starting && (await starting));
+  if (running) {
+    if (wanted && running.backend.name !== wanted)
+      throw new StrutError("engine", `the engine already runs on ${running.backend.name}; ${wanted} was asked for`, {
+        hint: "Call `stop()` first; tensors of the old engine are lost.",
+      });
+    return running;
   }
+  starting = first(wanted, cpu, asked);
+  try {
+    return (current = await starting);
+  } finally {
+    starting = undefined;
+  }
+}
+
+/** The wanted backend, or the fastest that works. */
+async function first(wanted: BackendName | undefined, cpu: string | undefined, asked: number | undefined): Promise<Engine> {
   const threads = asked ?? globalThis.navigator?.hardwareConcurrency ?? (await import("node:os")).availableParallelism();
   const notes: string[] = [];
   const order: BackendName[] = wanted ? [wanted] : ["native", "wasm", "reference"];
   for (const name of order) {
     try {
-      current = engineOn(await load(name, threads, cpu), notes);
-      return current;
+      return engineOn(await load(name, threads, cpu), notes);
     } catch (error) {
       if (wanted || (error as StrutError).code === "usage") throw error;
       notes.push(`${name}: ${(error as Error).message}`);

@@ -79,7 +79,9 @@ export class Pool {
 
   open(exclusive = false): Scope {
     if (exclusive && this.#scopes.length > 0)
-      throw new StrutError("scope", "a training step was started while another scope is open", { hint: "Await the first training run before starting a second one in this process." });
+      throw new StrutError("scope", "a training step was started while another scope is open", {
+        hint: "Await the first training run before starting a second one in this process.",
+      });
     const scope: Scope = { handles: [] };
     this.#scopes.push(scope);
     return scope;
@@ -87,8 +89,12 @@ export class Pool {
 
   /** Closes the innermost scope; `survivors` move to the one around it. */
   close(scope: Scope, survivors: ReadonlySet<Handle>): void {
-    if (this.#scopes.at(-1) !== scope)
-      throw new StrutError("scope", "scopes were not closed in the order they were opened", { hint: "Two asynchronous tasks opened scopes at the same time; run them one after the other." });
+    if (this.#scopes.at(-1) !== scope) {
+      this.#scopes.splice(this.#scopes.indexOf(scope), 1);
+      throw new StrutError("scope", "scopes were not closed in the order they were opened", {
+        hint: "Two asynchronous tasks opened scopes at the same time; run them one after the other.",
+      });
+    }
     this.#scopes.pop();
     const outer = this.#scopes.at(-1);
     for (const handle of scope.handles) {

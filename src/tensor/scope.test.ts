@@ -154,3 +154,13 @@ describe("scopes of two tasks at once", () => {
     await second;
   });
 });
+
+describe("a scope closed out of order", () => {
+  it("does not stay open", async () => {
+    const first = t.scope(() => wait(2));
+    const second = t.scope(() => wait(10));
+    await first.catch(() => undefined);
+    await second;
+    expect(t.scope(() => 1, { exclusive: true })).toBe(1);
+  });
+});

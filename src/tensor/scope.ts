@@ -7,7 +7,8 @@ function handlesIn(value: unknown, found = new Set<Handle>()): Set<Handle> {
   if (value instanceof Tensor) found.add(value.handle);
   else if (Array.isArray(value) || value instanceof Set) for (const item of value) handlesIn(item, found);
   else if (value instanceof Map) for (const item of value.values()) handlesIn(item, found);
-  else if (typeof value === "object" && value !== null && Object.getPrototypeOf(value) === Object.prototype) for (const item of Object.values(value)) handlesIn(item, found);
+  else if (typeof value === "object" && value !== null && Object.getPrototypeOf(value) === Object.prototype)
+    for (const item of Object.values(value)) handlesIn(item, found);
   return found;
 }
 

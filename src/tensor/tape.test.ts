@@ -337,3 +337,13 @@ describe("customGradient", () => {
     ).toThrow("a backward function returned 0 gradients for 1 inputs");
   });
 });
+
+describe("a gradient given to onGradient", () => {
+  it("is memory of its own: writing it changes no other gradient", async () => {
+    const [p, q] = [new t.Parameter(t.tensor([1, 2]), "p"), new t.Parameter(t.tensor([3, 4]), "q")];
+    const loss = t.sum(t.mul(t.add(t.mul(q, q), p), t.tensor([5, 7])));
+    const gradients = await t.backward(loss, { onGradient: (w, g) => void (w === p && t.engine().backend.kernels.fill(g, 0, g.size)) });
+    expect([...(await gradients.get(p)!.data())]).toEqual([0, 0]);
+    expect([...(await gradients.get(q)!.data())]).toEqual([30, 56]);
+  });
+});

@@ -2,7 +2,7 @@ import { StrutError } from "../errors.ts";
 import { engine, kernels } from "./engine.ts";
 import type { Handle } from "./memory.ts";
 import { scope } from "./scope.ts";
-import { copyOf, empty, ones, Parameter, Tensor } from "./tensor.ts";
+import { copyOf, ones, Parameter, Tensor } from "./tensor.ts";
 
 /** One recorded operation: how the gradient of its output becomes those of its inputs. */
 export interface Node {
@@ -121,6 +121,11 @@ class Accumulator {
     this.#uses.set(handle, (this.#uses.get(handle) ?? 0) + 1);
   }
 
+  /** Whether other gradients, or the forward pass, live in the same memory. */
+  shared({ handle }: Tensor): boolean {
+    return (this.#uses.get(handle) ?? 0) > 1 || this.#forward.has(handle);
+  }
+
   /** Gives up one use; memory without further use is freed, unless it belongs to the forward pass. */
   release({ handle }: Tensor): void {
     const uses = this.#uses.get(handle)! - 1;
@@ -130,8 +135,14 @@ class Accumulator {
 }
 
 function* walk(loss: Tensor, seed: Tensor | undefined): Generator<readonly [Parameter, Tensor], void, void> {
-  if (!seed && loss.size !== 1) throw new StrutError("shape", `backward() starts from a loss with one element, this one has shape [${loss.shape}]`, { hint: "Reduce it with sum or mean, or give a seed." });
-  if (!loss.node) throw new StrutError("gradient", "backward(): no trainable parameter contributed to this loss", { hint: "Adapt the model, or set `trainable` on parameters, before the forward pass." });
+  if (!seed && loss.size !== 1)
+    throw new StrutError("shape", `backward() starts from a loss with one element, this one has shape [${loss.shape}]`, {
+      hint: "Reduce it with sum or mean, or give a seed.",
+    });
+  if (!loss.node)
+    throw new StrutError("gradient", "backward(): no trainable parameter contributed to this loss", {
+      hint: "Adapt the model, or set `trainable` on parameters, before the forward pass.",
+    });
   const nodes = reachable(loss.node);
   const uses = new Map<Parameter, number>();
   for (const { inputs } of nodes) for (const input of inputs) if (input instanceof Parameter && input.trainable) uses.set(input, (uses.get(input) ?? 0) + 1);
@@ -142,7 +153,8 @@ function* walk(loss: Tensor, seed: Tensor | undefined): Generator<readonly [Para
     const gradient = sums.take(node.output);
     if (gradient) {
       const results = noGrad(() => scope(() => node.backward(gradient)));
-      if (results.length !== node.inputs.length) throw new StrutError("gradient", `a backward function returned ${results.length} gradients for ${node.inputs.length} inputs`);
+      if (results.length !== node.inputs.length)
+        throw new StrutError("gradient", `a backward function returned ${results.length} gradients for ${node.inputs.length} inputs`);
       for (const result of results) if (result) sums.hold(result);
       results.forEach((result, i) => {
         if (result && needsGradient(node.inputs[i]!)) sums.add(node.inputs[i]!, result);
@@ -157,7 +169,11 @@ function* walk(loss: Tensor, seed: Tensor | undefined): Generator<readonly [Para
       const left = uses.get(input)! - 1;
       uses.set(input, left);
       const total = left === 0 ? sums.take(input) : undefined;
-      if (total) yield [input, total.contiguous ? total : copyOf(total)];
+      if (!total) continue;
+      // whoever gets it may write it in place
+      const own = total.contiguous && !sums.shared(total) ? total : copyOf(total);
+      if (own !== total) sums.release(total);
+      yield [input, own];
     }
   }
 }
@@ -199,7 +215,11 @@ export function stopGradient(x: Tensor): Tensor {
  * @example
  * const signSte = (x: Tensor) => customGradient([x], (v) => sign(v), (g) => [g]);
  */
-export function customGradient(inputs: readonly Tensor[], forward: (...inputs: Tensor[]) => Tensor, backwardOf: (gradient: Tensor, output: Tensor) => readonly (Tensor | null)[]): Tensor {
+export function customGradient(
+  inputs: readonly Tensor[],
+  forward: (...inputs: Tensor[]) => Tensor,
+  backwardOf: (gradient: Tensor, output: Tensor) => readonly (Tensor | null)[],
+): Tensor {
   const made = noGrad(() => forward(...inputs.map(stopGradient)));
   const output = inputs.some((input) => input.handle === made.handle) ? copyOf(made) : made;
   return record(output, inputs, (gradient) => backwardOf(gradient, stopGradient(output)));
@@ -239,11 +259,4 @@ function leafOf(input: Tensor): Tensor {
   if (!needsGradient(input)) return input;
   const leaf = Object.assign(Object.create(Parameter.prototype) as Parameter, stopGradient(input), { name: "", trainable: true });
   return leaf;
-}
-
-/** Memory for a gradient that starts at zero, shaped like `x`. */
-export function zeroGradient(x: Tensor): Tensor {
-  const out = empty(x.shape, x.dtype);
-  kernels().fill(out, 0, out.size);
-  return out;
 }

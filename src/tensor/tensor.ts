@@ -121,7 +121,8 @@ export function hostNumbers(tensor: Tensor): TypedArray {
 
 /** Uninitialised memory of the given shape. */
 export function empty(shape: readonly number[], dtype: DType = "f32"): Tensor {
-  for (const n of shape) if (!Number.isInteger(n) || n < 0) throw new StrutError("shape", `[${shape}] is not a shape: every extent must be a whole number of at least 0`);
+  for (const n of shape)
+    if (!Number.isInteger(n) || n < 0) throw new StrutError("shape", `[${shape}] is not a shape: every extent must be a whole number of at least 0`);
   const bytes = sizeOf(shape) * bytesOf(dtype);
   if (bytes > 2 ** 32) throw new StrutError("shape", `a tensor of shape [${shape}] needs ${bytes} bytes; one tensor may have 4 GiB`);
   return new Tensor(engine().pool.allocate(bytes), dtype, shape);

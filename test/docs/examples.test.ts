@@ -24,8 +24,16 @@ beforeAll(async () => {
     config: formats.parsePeftConfig({ peft_type: "LORA" }),
     modules: [{ path: "model.layers.0.self_attn.q_proj", kind: "linear" }],
     sites: new Map(model.sites.map((site) => [site.path, { kind: site.kind, shape: [site.out, site.in] }])),
+    text: "Once upon a time, there was a little girl named Lily.",
+    ids: Int32Array.from({ length: 400 }, (_, i) => i),
     tokenizer: await formats.loadTokenizer("data/lm/stories260K"),
-    model, base: model, tuned, x: strut.ones([4]), w: parameter, bytes: await readFile("data/lm/stories260K/model.safetensors") });
+    model,
+    base: model,
+    tuned,
+    x: strut.ones([4]),
+    w: parameter,
+    bytes: await readFile("data/lm/stories260K/model.safetensors"),
+  });
 });
 
 /** Every @example of the sources: what stands behind the tag until the comment ends. */
@@ -34,7 +42,8 @@ async function examples(): Promise<{ file: string; title: string; code: string }
   const found: { file: string; title: string; code: string }[] = [];
   for (const name of files) {
     const text = await readFile(join("src", name), "utf8");
-    for (const [, code] of text.matchAll(/\* @example\n([^]*?)\n\s*\*\//g)) found.push({ file: name, title: `${name}: ${code!.trim().slice(2, 60)}`, code: code!.replaceAll(/^\s*\* ?/gm, "") });
+    for (const [, code] of text.matchAll(/\* @example\n([^]*?)\n\s*\*\//g))
+      found.push({ file: name, title: `${name}: ${code!.trim().slice(2, 60)}`, code: code!.replaceAll(/^\s*\* ?/gm, "") });
   }
   return found;
 }
@@ -43,10 +52,17 @@ describe("examples in doc comments run", async () => {
   it.each(await examples())("$title", async ({ file, code }) => {
     const own = (await import(join("../../src", file))) as Record<string, unknown>;
     const known = { ...scene, ...own };
-    const inside = code.replaceAll(/"(my-adapter|out\/[\w-]+|[\w-]+\.safetensors)"/g, (_, name: string) => JSON.stringify(join(folder, name))).replaceAll("await start();", "");
+    const inside = code
+      .replaceAll(/"(my-adapter|out\/[\w-]+|[\w-]+\.safetensors)"/g, (_, name: string) => JSON.stringify(join(folder, name)))
+      .replaceAll("await start();", "");
     const { code: script } = await transformWithOxc(`async () => {${inside}\n}`, "example.ts");
-    const declared = new Set([...inside.matchAll(/(?:const|let) (?:\{([^}]*)\}|(\w+))/g)].flatMap(([, many, one]) => (many ?? one!).split(",").map((part) => part.split(":").at(-1)!.trim())));
+    const declared = new Set(
+      [...inside.matchAll(/(?:const|let) (?:\{([^}]*)\}|(\w+))/g)].flatMap(([, many, one]) =>
+        (many ?? one!).split(",").map((part) => part.split(":").at(-1)!.trim()),
+      ),
+    );
     const names = Object.keys(known).filter((name) => !declared.has(name));
+    // oxlint-disable-next-line typescript/no-implied-eval -- examples are text in comments
     const run = new Function("console", ...names, `return (${script.trim().replace(/;$/, "")})();`) as (...values: unknown[]) => Promise<void>;
     await expect(run({ log() {} }, ...names.map((name) => known[name]))).resolves.toBeUndefined();
   });

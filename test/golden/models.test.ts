@@ -13,7 +13,8 @@ const difference = (a: ArrayLike<number>, b: ArrayLike<number>): number => Array
 // golden.json: logits of the original C programs and transformers, rounded to 5 decimals (data/NOTICE.md)
 describe.each(["stories260K", "babyllama-tok105"])("%s", (name) => {
   const folder = `data/lm/${name}`;
-  const golden = async () => JSON.parse(await readFile(`${folder}/golden.json`, "utf8")) as { prompt: string; ids: number[]; last_logits: number[]; greedy_ids: number[] };
+  const golden = async () =>
+    JSON.parse(await readFile(`${folder}/golden.json`, "utf8")) as { prompt: string; ids: number[]; last_logits: number[]; greedy_ids: number[] };
 
   it("encodes the prompt to the golden ids", async () => {
     const { prompt, ids } = await golden();
@@ -35,7 +36,9 @@ describe("gpt-nano-sort", () => {
     const ids = new Int32Array((await file.read("idx")).slice().buffer);
     const model = await loadModel("data/lm/gpt-nano-sort");
     const seen: Promise<ArrayLike<number>>[] = [];
-    const logits = noGrad(() => forward(model, tensor(ids, [3, 11], "i32"), { observer: { hidden: (_, x) => void seen.push(x.data() as Promise<Float32Array>) } }));
+    const logits = noGrad(() =>
+      forward(model, tensor(ids, [3, 11], "i32"), { observer: { hidden: (_, x) => void seen.push(x.data() as Promise<Float32Array>) } }),
+    );
     const states = await Promise.all(seen);
     for (const [i, name] of ["x", "block0", "block1", "block2"].entries()) expect(difference(states[i]!, await values(name)), name).toBeLessThan(1e-4);
     expect(difference((await logits.data()) as Float32Array, await values("lm_head"))).toBeLessThan(1e-4);

@@ -38,7 +38,9 @@ async function difference(model: Model, { inputs }: Expected, logits: Record<str
     const out = noGrad(() => forward(model, tensor(rows.flat(), [batch, length], "i32")));
     const [data, vocabulary] = [await out.data(), out.shape[2]!];
     logits[key]!.forEach((row, b) =>
-      row.forEach((position, p) => position.forEach((value, v) => (most = Math.max(most, Math.abs(value - Number(data[(b * length + length - 2 + p) * vocabulary + v]))))))
+      row.forEach((position, p) =>
+        position.forEach((value, v) => (most = Math.max(most, Math.abs(value - Number(data[(b * length + length - 2 + p) * vocabulary + v]))))),
+      ),
     );
   }
   return most;
@@ -52,13 +54,16 @@ const unmergeable = ["lora-lora_bias-nobias-base"];
 const resorted = "lora-patterns-order-alpha";
 
 describe("adapters of the real PEFT", () => {
-  it.each(cases.filter((name) => !unreadable.includes(name) && name !== resorted))("%s: adapted and merged logits within 1e-4 of PEFT's adapted ones", async (name) => {
-    const expected = await expectedOf(name);
-    const adapted = await loadPeft(await baseOf(expected), join(root, name, expected.adapter_dir ?? "."), { methods });
-    expect(await difference(adapted, expected, expected.adapted_logits)).toBeLessThan(1e-4);
-    if (unmergeable.includes(name)) expect(() => merge(adapted)).toThrow(/trains a bias .* the base has none/);
-    else expect(await difference(merge(adapted), expected, expected.adapted_logits), "merged").toBeLessThan(1e-4);
-  });
+  it.each(cases.filter((name) => !unreadable.includes(name) && name !== resorted))(
+    "%s: adapted and merged logits within 1e-4 of PEFT's adapted ones",
+    async (name) => {
+      const expected = await expectedOf(name);
+      const adapted = await loadPeft(await baseOf(expected), join(root, name, expected.adapter_dir ?? "."), { methods });
+      expect(await difference(adapted, expected, expected.adapted_logits)).toBeLessThan(1e-4);
+      if (unmergeable.includes(name)) expect(() => merge(adapted)).toThrow(/trains a bias .* the base has none/);
+      else expect(await difference(merge(adapted), expected, expected.adapted_logits), "merged").toBeLessThan(1e-4);
+    },
+  );
 
   it(`${resorted}: gives what the files say, as PEFT's own reload does, and says that keys compete`, async () => {
     const expected = await expectedOf(resorted);
@@ -80,33 +85,50 @@ describe("adapters of the real PEFT", () => {
     expect(await difference(activate(both, ["style_v1"]), expected, expected.adapted_logits)).toBeLessThan(1e-4);
   });
 
-  it.each(cases.filter((name) => !unreadable.includes(name) && name !== "lora-bf16-file"))("%s: load → save → load gives the same logits, and the same bytes when saved again", async (name) => {
-    const expected = await expectedOf(name);
-    const base = await baseOf(expected);
-    const adapted = await loadPeft(base, join(root, name, expected.adapter_dir ?? "."), { methods });
-    const folder = await mkdtemp(join(tmpdir(), "strut-peft-"));
-    try {
-      await savePeft(adapted, join(folder, "first"));
-      const again = await loadPeft(base, join(folder, "first"), { methods });
-      await savePeft(again, join(folder, "second"));
-      expect(await difference(again, expected, name === resorted ? expected.reloaded_logits! : expected.adapted_logits)).toBeLessThan(1e-4);
-      for (const file of ["adapter_model.safetensors", "adapter_config.json"])
-        expect((await readFile(join(folder, "first", file))).equals(await readFile(join(folder, "second", file))), file).toBe(true);
-      const keys = async (path: string) => Object.keys(JSON.parse((await readFile(path)).subarray(8).toString("latin1").split("\n")[0]!.replace(/}}[^]*$/, "}}")) as object).sort();
-      expect(await keys(join(folder, "first/adapter_model.safetensors"))).toEqual((await keys(join(root, name, expected.adapter_dir ?? ".", "adapter_model.safetensors"))).map((key) => key.replace(".default.", ".")));
-    } finally {
-      await rm(folder, { recursive: true });
-    }
-  });
+  it.each(cases.filter((name) => !unreadable.includes(name) && name !== "lora-bf16-file"))(
+    "%s: load → save → load gives the same logits, and the same bytes when saved again",
+    async (name) => {
+      const expected = await expectedOf(name);
+      const base = await baseOf(expected);
+      const adapted = await loadPeft(base, join(root, name, expected.adapter_dir ?? "."), { methods });
+      const folder = await mkdtemp(join(tmpdir(), "strut-peft-"));
+      try {
+        await savePeft(adapted, join(folder, "first"));
+        const again = await loadPeft(base, join(folder, "first"), { methods });
+        await savePeft(again, join(folder, "second"));
+        expect(await difference(again, expected, name === resorted ? expected.reloaded_logits! : expected.adapted_logits)).toBeLessThan(1e-4);
+        for (const file of ["adapter_model.safetensors", "adapter_config.json"])
+          expect((await readFile(join(folder, "first", file))).equals(await readFile(join(folder, "second", file))), file).toBe(true);
+        const keys = async (path: string) =>
+          Object.keys(
+            JSON.parse(
+              (await readFile(path))
+                .subarray(8)
+                .toString("latin1")
+                .split("\n")[0]!
+                .replace(/}}[^]*$/, "}}"),
+            ) as object,
+          ).sort();
+        expect(await keys(join(folder, "first/adapter_model.safetensors"))).toEqual(
+          (await keys(join(root, name, expected.adapter_dir ?? ".", "adapter_model.safetensors"))).map((key) => key.replace(".default.", ".")),
+        );
+      } finally {
+        await rm(folder, { recursive: true });
+      }
+    },
+  );
 
-  it.each(["lora-embedding", "lora-lm_head", "lora-layer-replication", "lora-gpt2-dora", "lora-embedding-tied"])("%s: the merged folder on disk gives the adapted logits", async (name) => {
-    const expected = await expectedOf(name);
-    const folder = await mkdtemp(join(tmpdir(), "strut-merged-"));
-    try {
-      await saveModel(merge(await loadPeft(await baseOf(expected), join(root, name), { methods })), join(folder, "model"));
-      expect(await difference(await loadModel(join(folder, "model")), expected, expected.adapted_logits)).toBeLessThan(1e-4);
-    } finally {
-      await rm(folder, { recursive: true });
-    }
-  });
+  it.each(["lora-embedding", "lora-lm_head", "lora-layer-replication", "lora-gpt2-dora", "lora-embedding-tied"])(
+    "%s: the merged folder on disk gives the adapted logits",
+    async (name) => {
+      const expected = await expectedOf(name);
+      const folder = await mkdtemp(join(tmpdir(), "strut-merged-"));
+      try {
+        await saveModel(merge(await loadPeft(await baseOf(expected), join(root, name), { methods })), join(folder, "model"));
+        expect(await difference(await loadModel(join(folder, "model")), expected, expected.adapted_logits)).toBeLessThan(1e-4);
+      } finally {
+        await rm(folder, { recursive: true });
+      }
+    },
+  );
 });

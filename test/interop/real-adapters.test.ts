@@ -19,7 +19,24 @@ beforeAll(async () => {
 });
 afterAll(() => rm(folder, { recursive: true }));
 
-const tensors = async ({ weights }: PeftDirectory) => new Map(await Promise.all([...weights.entries].map(async ([name, { dtype, shape }]) => [name, { dtype, shape, sha256: createHash("sha256").update(await weights.read(name)).digest("hex") }] as const)));
+const tensors = async ({ weights }: PeftDirectory) =>
+  new Map(
+    await Promise.all(
+      [...weights.entries].map(
+        async ([name, { dtype, shape }]) =>
+          [
+            name,
+            {
+              dtype,
+              shape,
+              sha256: createHash("sha256")
+                .update(await weights.read(name))
+                .digest("hex"),
+            },
+          ] as const,
+      ),
+    ),
+  );
 
 /** Settings that both say, without those that only one of them names, null meaning the default. */
 async function settings(path: string): Promise<Record<string, unknown>> {
@@ -48,7 +65,11 @@ describe("published adapters go load → save → load with equal tensors and an
   it("the RoBERTa adapter, as a directory", async () => {
     const directory = await openPeftDirectory(roberta);
     const { weights, config } = directory;
-    await writePeftDirectory(join(folder, "roberta"), { config, template: weights, tensors: [...weights.entries].map(([name, { dtype, shape }]) => ({ name, dtype, shape, bytes: () => weights.read(name) })) });
+    await writePeftDirectory(join(folder, "roberta"), {
+      config,
+      template: weights,
+      tensors: [...weights.entries].map(([name, { dtype, shape }]) => ({ name, dtype, shape, bytes: () => weights.read(name) })),
+    });
     await directory.close();
     await expectSame(roberta, join(folder, "roberta"));
   });

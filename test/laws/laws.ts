@@ -554,7 +554,27 @@ export const adapterLaws: readonly Law[] = [
         const together = await output(activate(both, ["first", "second"]), subject);
         expect(together.every(Number.isFinite)).toBe(true);
         expect(distance(together, alone), `${method.id} on top is felt`).toBeGreaterThan(1e-4);
+        const merged = mergedOf(activate(both, ["first", "second"]));
+        if (merged) expect(distance(await output(merged, subject), together), `merged with ${method.id} on top`).toBeLessThan(tolerance(subject));
       }
+    },
+  },
+  {
+    name: "stands beside trained biases, modules and tokens",
+    async check(subject) {
+      const { architecture, layers } = subject.base;
+      const [embedding, norm] = [architecture.embedding, [...layers.values()].find(({ spec }) => spec.kind === "norm")!.spec.path];
+      const targets = subject.sites.map(({ path }) => path).filter((path) => layers.get(path)!.spec.kind !== "embedding");
+      if (targets.length === 0) return;
+      const extras = { bias: "all", modulesToSave: [norm], trainableTokenIndices: { [embedding]: [1, 3] } } as const;
+      const model = stir(await adapt(subject.base, subject.method, subject.options, { targets, ...extras }));
+      const merged = mergedOf(model);
+      if (merged) expect(distance(await output(merged, subject), await output(model, subject))).toBeLessThan(tolerance(subject));
+      await inFolder(async (folder) => {
+        await savePeft(model, join(folder, "adapter"));
+        const again = await loadPeft(subject.base, join(folder, "adapter"), { methods: [subject.method, ...subject.others.map(({ method }) => method)] });
+        expect(await output(again, subject)).toEqual(await output(model, subject));
+      });
     },
   },
 ];

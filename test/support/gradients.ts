@@ -8,7 +8,8 @@ export function sample(shape: readonly number[], seed = 1, scale = 1): number[] 
 }
 
 /** A parameter with sampled values in f64. */
-export const leaf = (shape: readonly number[], seed = 1, scale = 1): Parameter => new Parameter(tensor(sample(shape, seed, scale), shape, "f64"), `leaf${seed}`);
+export const leaf = (shape: readonly number[], seed = 1, scale = 1): Parameter =>
+  new Parameter(tensor(sample(shape, seed, scale), shape, "f64"), `leaf${seed}`);
 
 /**
  * Compares backward() with central differences in f64, for a random projection of the output.

@@ -92,7 +92,7 @@ describe.each(names)("binding of %s", (name) => {
       if (type !== "i32") return;
       const scalars = values.flatMap((value, at) => (isScalar(types[at]!) ? [at === i ? -1 : (value as number)] : []));
       if ((extents as (...scalars: number[]) => readonly number[])(...scalars).some((needed) => needed < 0))
-        refused(name, changed(i, -1), /needs -\d+ elements/);
+        refused(name, changed(i, -1), /needs -\d+ elements|must not be negative/);
     });
   });
 

@@ -49,6 +49,8 @@ const allowed: Record<string, readonly DType[]> = {
 export function bindKernels(call: (name: KernelName, real: Real, values: readonly (number | Memory | null)[]) => void): Kernels {
   const bind = (name: KernelName) => {
     const { types, extents } = signatures[name];
+    // the words of a random stream are any 32 bits; every other whole number is an extent, stride, flag or operation
+    const signed = name.startsWith("random_") || name === "dropout";
     const scalarAt = types.flatMap((type, i) => (type === "i32" || type === "f64" ? [i] : []));
     const pointers = types.flatMap((type, i) => (type === "i32" || type === "f64" ? [] : [{ i, kind: type.split("*")[0]!, optional: type.endsWith("?") }]));
     return (...values: (number | Memory | null)[]) => {
@@ -56,7 +58,9 @@ export function bindKernels(call: (name: KernelName, real: Real, values: readonl
       const scalars: number[] = [];
       for (const i of scalarAt) {
         const value = values[i];
-        if (typeof value !== "number" || (types[i] === "i32" && (value | 0) !== value)) throw fault(name, `argument ${i} must be ${types[i]}, got ${String(value)}`);
+        if (typeof value !== "number" || (types[i] === "i32" && (value | 0) !== value))
+          throw fault(name, `argument ${i} must be ${types[i]}, got ${String(value)}`);
+        if (types[i] === "i32" && value < 0 && !signed) throw fault(name, `argument ${i} must not be negative, got ${value}`);
         scalars.push(value);
       }
       const needed = (extents as (...scalars: number[]) => readonly number[])(...scalars);

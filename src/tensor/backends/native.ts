@@ -14,12 +14,14 @@ const cType = (type: ArgumentType): string => cTypes[type] ?? "void *";
 export async function nativeBackend(threads: number, cpu: string | undefined): Promise<Backend> {
   const extension = process.platform === "darwin" ? "dylib" : "so";
   const path = fileURLToPath(new URL(`../../../dist/kernels/strut-${process.platform}-${process.arch}.${extension}`, import.meta.url));
-  if (!existsSync(path)) throw new StrutError("backend", "the native kernels were not built", { path, hint: "Run `npm run build` where a C compiler is installed." });
+  if (!existsSync(path))
+    throw new StrutError("backend", "the native kernels were not built", { path, hint: "Run `npm run build` where a C compiler is installed." });
   const { default: koffi } = await import("koffi");
   const library = koffi.load(path);
   const best = library.func("int32_t strut_cpu(void)")() as number;
   const level = cpu === undefined ? best : variants.indexOf(cpu as (typeof variants)[number]);
-  if (level > best) throw new StrutError("usage", `STRUT_CPU is ${cpu}; this machine has at most ${variants[best]}`, { hint: "Unset STRUT_CPU to let strut choose." });
+  if (level > best)
+    throw new StrutError("usage", `STRUT_CPU is ${cpu}; this machine has at most ${variants[best]}`, { hint: "Unset STRUT_CPU to let strut choose." });
   const variant = variants[level]!;
   const running = library.func("int32_t strut_start(int32_t threads)")(threads) as number;
 
@@ -28,14 +30,18 @@ export async function nativeBackend(threads: number, cpu: string | undefined): P
     for (const form of f64Kernels.has(name as KernelName) ? [name, `${name}_f64`] : [name])
       foreign.set(form, library.func(`void ${form}_${variant}(${types.map((type, i) => `${cType(type)} a${i}`).join(", ")})`));
 
-  const pointer = ({ block, dtype, offset }: Memory) => viewOf(dtype, block.buffer!, offset * bytesOf(dtype), Math.floor(block.bytes / bytesOf(dtype)) - offset);
+  const pointer = ({ block, dtype, offset }: Memory) =>
+    viewOf(dtype, block.buffer!, offset * bytesOf(dtype), Math.floor(block.bytes / bytesOf(dtype)) - offset);
   return {
     name: "native",
     variant,
     threads: running,
     kernels: bindKernels((name, real, values) => {
-      if (real === "f64" && !f64Kernels.has(name) && signatures[name].types.some((type) => type.startsWith("real"))) return callReference(arrayBufferMemory, name, values);
-      foreign.get(real === "f64" && f64Kernels.has(name) ? `${name}_f64` : name)!(...values.map((value) => (value === null || typeof value === "number" ? value : pointer(value))));
+      if (real === "f64" && !f64Kernels.has(name) && signatures[name].types.some((type) => type.startsWith("real")))
+        return callReference(arrayBufferMemory, name, values);
+      foreign.get(real === "f64" && f64Kernels.has(name) ? `${name}_f64` : name)!(
+        ...values.map((value) => (value === null || typeof value === "number" ? value : pointer(value))),
+      );
     }),
     ...arrayBufferMemory,
     stop: library.func("void strut_stop(void)") as () => void,

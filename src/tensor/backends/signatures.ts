@@ -4,8 +4,7 @@
  * a trailing `?` allows null. `extents` gives the elements each pointer must have, in order of the pointers.
  * In C: int32_t, double and pointers only; a `real*` kernel NAME has the f32 form NAME and, if listed in `f64Kernels`, NAME_f64.
  */
-export type ArgumentType =
-  | "i32" | "f64" | "real*" | "real*?" | "f32*" | "f64*" | "i32*" | "u8*" | "u16*";
+export type ArgumentType = "i32" | "f64" | "real*" | "real*?" | "f32*" | "f64*" | "i32*" | "u8*" | "u16*";
 
 export interface Signature<A extends readonly ArgumentType[] = readonly ArgumentType[]> {
   readonly types: A;
@@ -13,8 +12,10 @@ export interface Signature<A extends readonly ArgumentType[] = readonly Argument
 }
 
 /** `extents` gets the scalar arguments only, in order. */
-const signature = <const A extends readonly ArgumentType[]>(types: A, extents: (...scalars: number[]) => readonly number[]): Signature<A> =>
-  ({ types, extents });
+const signature = <const A extends readonly ArgumentType[]>(types: A, extents: (...scalars: number[]) => readonly number[]): Signature<A> => ({
+  types,
+  extents,
+});
 
 /** Elements touched by a strided walk: 1 + Σ (n−1)·stride, or 0 if any n is 0. */
 const span = (...pairs: readonly (readonly [number, number])[]): number =>
@@ -47,10 +48,10 @@ export const signatures = {
     ],
   ),
   /** out contiguous = x strided. */
-  copy: signature(
-    ["real*", "real*", "i32", "i32", "i32", "i32", "i32", "i32", "i32", "i32"],
-    (n0, n1, n2, n3, s0, s1, s2, s3) => [n0! * n1! * n2! * n3!, span([n0!, s0!], [n1!, s1!], [n2!, s2!], [n3!, s3!])],
-  ),
+  copy: signature(["real*", "real*", "i32", "i32", "i32", "i32", "i32", "i32", "i32", "i32"], (n0, n1, n2, n3, s0, s1, s2, s3) => [
+    n0! * n1! * n2! * n3!,
+    span([n0!, s0!], [n1!, s1!], [n2!, s2!], [n3!, s3!]),
+  ]),
   /** y = op(x), elementwise. op: UNARY. y may be x. */
   unary: signature(["i32", "real*", "real*", "i32"], (_op, n) => [n!, n!]),
   /** dx = g·op′(x), given x and y = op(x). dx may be g. */
@@ -70,22 +71,36 @@ export const signatures = {
   /** dx = y ⊙ (g − Σ g⊙y) */
   softmax_backward: signature(["real*", "real*", "real*", "i32", "i32"], (rows, cols) => [rows! * cols!, rows! * cols!, rows! * cols!]),
   /** y mean rstd | x w b? | rows cols eps */
-  layer_norm: signature(
-    ["real*", "real*", "real*", "real*", "real*", "real*?", "i32", "i32", "f64"],
-    (rows, cols) => [rows! * cols!, rows!, rows!, rows! * cols!, cols!, cols!],
-  ),
+  layer_norm: signature(["real*", "real*", "real*", "real*", "real*", "real*?", "i32", "i32", "f64"], (rows, cols) => [
+    rows! * cols!,
+    rows!,
+    rows!,
+    rows! * cols!,
+    cols!,
+    cols!,
+  ]),
   /** dx dw? db? | g x mean rstd w | rows cols */
-  layer_norm_backward: signature(
-    ["real*", "real*?", "real*?", "real*", "real*", "real*", "real*", "real*", "i32", "i32"],
-    (rows, cols) => [rows! * cols!, cols!, cols!, rows! * cols!, rows! * cols!, rows!, rows!, cols!],
-  ),
+  layer_norm_backward: signature(["real*", "real*?", "real*?", "real*", "real*", "real*", "real*", "real*", "i32", "i32"], (rows, cols) => [
+    rows! * cols!,
+    cols!,
+    cols!,
+    rows! * cols!,
+    rows! * cols!,
+    rows!,
+    rows!,
+    cols!,
+  ]),
   /** y rstd | x w | rows cols eps : y = w ⊙ x / √(mean x² + eps) */
   rms_norm: signature(["real*", "real*", "real*", "real*", "i32", "i32", "f64"], (rows, cols) => [rows! * cols!, rows!, rows! * cols!, cols!]),
   /** dx dw? | g x rstd w | rows cols */
-  rms_norm_backward: signature(
-    ["real*", "real*?", "real*", "real*", "real*", "real*", "i32", "i32"],
-    (rows, cols) => [rows! * cols!, cols!, rows! * cols!, rows! * cols!, rows!, cols!],
-  ),
+  rms_norm_backward: signature(["real*", "real*?", "real*", "real*", "real*", "real*", "i32", "i32"], (rows, cols) => [
+    rows! * cols!,
+    cols!,
+    rows! * cols!,
+    rows! * cols!,
+    rows!,
+    cols!,
+  ]),
   /** y = silu(gate) ⊙ up */
   swiglu: signature(["real*", "real*", "real*", "i32"], (n) => [n!, n!, n!]),
   /** dgate dup | g gate up | n */
@@ -105,7 +120,31 @@ export const signatures = {
    */
   attention: signature(
     // out lse | q qB qT qH | k kB kT kH | v vB vT vH | batch heads kvHeads tq tk dim | scale causal | scratch
-    ["real*", "real*", "real*", "i32", "i32", "i32", "real*", "i32", "i32", "i32", "real*", "i32", "i32", "i32", "i32", "i32", "i32", "i32", "i32", "i32", "f64", "i32", "f32*"],
+    [
+      "real*",
+      "real*",
+      "real*",
+      "i32",
+      "i32",
+      "i32",
+      "real*",
+      "i32",
+      "i32",
+      "i32",
+      "real*",
+      "i32",
+      "i32",
+      "i32",
+      "i32",
+      "i32",
+      "i32",
+      "i32",
+      "i32",
+      "i32",
+      "f64",
+      "i32",
+      "f32*",
+    ],
     (qB, qT, qH, kB, kT, kH, vB, vT, vH, batch, heads, kv, tq, tk, dim) => [
       batch! * tq! * heads! * dim!,
       batch! * heads! * tq!,
@@ -118,7 +157,35 @@ export const signatures = {
   /** dq dk dv contiguous [b,t,h,d] | dout out lse | then as attention */
   attention_backward: signature(
     // dq dk dv | dout out lse | q qB qT qH | k kB kT kH | v vB vT vH | batch heads kvHeads tq tk dim | scale causal | scratch
-    ["real*", "real*", "real*", "real*", "real*", "real*", "real*", "i32", "i32", "i32", "real*", "i32", "i32", "i32", "real*", "i32", "i32", "i32", "i32", "i32", "i32", "i32", "i32", "i32", "f64", "i32", "f32*"],
+    [
+      "real*",
+      "real*",
+      "real*",
+      "real*",
+      "real*",
+      "real*",
+      "real*",
+      "i32",
+      "i32",
+      "i32",
+      "real*",
+      "i32",
+      "i32",
+      "i32",
+      "real*",
+      "i32",
+      "i32",
+      "i32",
+      "i32",
+      "i32",
+      "i32",
+      "i32",
+      "i32",
+      "i32",
+      "f64",
+      "i32",
+      "f32*",
+    ],
     (qB, qT, qH, kB, kT, kH, vB, vT, vH, batch, heads, kv, tq, tk, dim) => [
       batch! * tq! * heads! * dim!,
       batch! * tk! * kv! * dim!,
@@ -139,10 +206,13 @@ export const signatures = {
   /** losses[r] = lse[r] − logits[r, targets[r]], 0 where targets[r] < 0 */
   cross_entropy: signature(["real*", "real*", "real*", "i32*", "i32", "i32"], (rows, cols) => [rows!, rows!, rows! * cols!, rows!]),
   /** dlogits = scale[r]·(softmax − onehot), 0 where targets[r] < 0; dlogits may be logits */
-  cross_entropy_backward: signature(
-    ["real*", "real*", "real*", "i32*", "real*", "i32", "i32"],
-    (rows, cols) => [rows! * cols!, rows! * cols!, rows!, rows!, rows!],
-  ),
+  cross_entropy_backward: signature(["real*", "real*", "real*", "i32*", "real*", "i32", "i32"], (rows, cols) => [
+    rows! * cols!,
+    rows! * cols!,
+    rows!,
+    rows!,
+    rows!,
+  ]),
   /** Philox 4×32-10 uniforms in [low, high): out n | low high | key0 key1 counter */
   random_uniform: signature(["real*", "i32", "f64", "f64", "i32", "i32", "i32"], (n) => [n!]),
   /** Normals by Box–Muller on the same stream: out n | mean std | key0 key1 counter */
@@ -153,10 +223,7 @@ export const signatures = {
    * One AdamW step in place, torch's order: w ·= 1−lr·decay; m, v averages of g·gradScale; w −= (lr/c1)·m/(√v/√c2 + eps).
    * w g m v n | lr beta1 beta2 eps decay c1 c2 gradScale   (c = 1−beta^t)
    */
-  adamw: signature(
-    ["real*", "real*", "real*", "real*", "i32", "f64", "f64", "f64", "f64", "f64", "f64", "f64", "f64"],
-    (n) => [n!, n!, n!, n!],
-  ),
+  adamw: signature(["real*", "real*", "real*", "real*", "i32", "f64", "f64", "f64", "f64", "f64", "f64", "f64", "f64"], (n) => [n!, n!, n!, n!]),
   /** 16-bit storage. Rounding to nearest even; NaN stays NaN. */
   f32_to_bf16: signature(["u16*", "f32*", "i32"], (n) => [n!, n!]),
   bf16_to_f32: signature(["f32*", "u16*", "i32"], (n) => [n!, n!]),
@@ -174,5 +241,19 @@ export const BINARY = { add: 0, sub: 1, mul: 2, div: 3, maximum: 4, minimum: 5, 
 
 /** Operation numbers of `unary`; gelu is exact (erf), geluTanh is GPT-2's gelu_new. */
 export const UNARY = {
-  neg: 0, exp: 1, log: 2, sqrt: 3, rsqrt: 4, tanh: 5, sigmoid: 6, silu: 7, gelu: 8, geluTanh: 9, relu: 10, abs: 11, sign: 12, square: 13, reciprocal: 14,
+  neg: 0,
+  exp: 1,
+  log: 2,
+  sqrt: 3,
+  rsqrt: 4,
+  tanh: 5,
+  sigmoid: 6,
+  silu: 7,
+  gelu: 8,
+  geluTanh: 9,
+  relu: 10,
+  abs: 11,
+  sign: 12,
+  square: 13,
+  reciprocal: 14,
 } as const;

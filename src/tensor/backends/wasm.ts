@@ -27,8 +27,11 @@ export async function wasmBackend(): Promise<Backend> {
     variant: "simd128",
     threads: 1,
     kernels: bindKernels((name, real, values) => {
-      if (real === "f64" && !f64Kernels.has(name) && signatures[name].types.some((type) => type.startsWith("real"))) return callReference({ locate }, name, values);
-      exports[real === "f64" && f64Kernels.has(name) ? `${name}_f64` : name]!(...values.map((value) => (value === null ? 0 : typeof value === "number" ? value : address(value))));
+      if (real === "f64" && !f64Kernels.has(name) && signatures[name].types.some((type) => type.startsWith("real")))
+        return callReference({ locate }, name, values);
+      exports[real === "f64" && f64Kernels.has(name) ? `${name}_f64` : name]!(
+        ...values.map((value) => (value === null ? 0 : typeof value === "number" ? value : address(value))),
+      );
     }),
     allocate,
     locate,
@@ -40,7 +43,9 @@ function grow(memory: WebAssembly.Memory, pages: number): void {
   try {
     memory.grow(pages);
   } catch {
-    throw new StrutError("memory", `WebAssembly memory is full: ${Math.round(memory.buffer.byteLength / 2 ** 20)} MiB are in use and 4096 MiB is its limit`, { hint: "Use smaller batches, or the native backend." });
+    throw new StrutError("memory", `WebAssembly memory is full: ${Math.round(memory.buffer.byteLength / 2 ** 20)} MiB are in use and 4096 MiB is its limit`, {
+      hint: "Use smaller batches, or the native backend.",
+    });
   }
 }
 

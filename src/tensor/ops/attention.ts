@@ -26,7 +26,20 @@ function run(q: Tensor, k: Tensor, v: Tensor, causal: boolean, scale: number) {
   kernels().attention(out, lse, q, ...headStrides(q), k, ...headStrides(k), v, ...headStrides(v), ...size, engine().scratch);
   const backward = (gradient: Tensor): [Tensor, Tensor, Tensor] => {
     const grads: [Tensor, Tensor, Tensor] = [empty(q.shape, q.dtype), empty(k.shape, q.dtype), empty(v.shape, q.dtype)];
-    kernels().attention_backward(...grads, contiguous(gradient), out, lse, q, ...headStrides(q), k, ...headStrides(k), v, ...headStrides(v), ...size, engine().scratch);
+    kernels().attention_backward(
+      ...grads,
+      contiguous(gradient),
+      out,
+      lse,
+      q,
+      ...headStrides(q),
+      k,
+      ...headStrides(k),
+      v,
+      ...headStrides(v),
+      ...size,
+      engine().scratch,
+    );
     return grads;
   };
   return { out, lse, backward };
@@ -38,8 +51,18 @@ function run(q: Tensor, k: Tensor, v: Tensor, causal: boolean, scale: number) {
  */
 export function attention(q: Tensor, k: Tensor, v: Tensor, { causal = true, scale = 1 / Math.sqrt(q.shape[3]!) }: AttentionOptions = {}): Tensor {
   const heads = q.shape[2]!;
-  if (q.shape.length !== 4 || k.shape.length !== 4 || String(k.shape) !== String(v.shape) || q.shape[0] !== k.shape[0] || q.shape[3] !== k.shape[3] || heads % k.shape[2]! !== 0)
-    throw new StrutError("shape", `attention: q [${q.shape}], k [${k.shape}] and v [${v.shape}] must be [batch, tokens, heads, dim], with k and v alike and their heads dividing q's`);
+  if (
+    q.shape.length !== 4 ||
+    k.shape.length !== 4 ||
+    String(k.shape) !== String(v.shape) ||
+    q.shape[0] !== k.shape[0] ||
+    q.shape[3] !== k.shape[3] ||
+    heads % k.shape[2]! !== 0
+  )
+    throw new StrutError(
+      "shape",
+      `attention: q [${q.shape}], k [${k.shape}] and v [${v.shape}] must be [batch, tokens, heads, dim], with k and v alike and their heads dividing q's`,
+    );
   const [a, b, c] = [withUnitHeads(q), withUnitHeads(k), withUnitHeads(v)];
   const { out, lse, backward } = run(a, b, c, causal, scale);
   return record(out, [a, b, c], backward, [lse]);

@@ -24,7 +24,8 @@ function binary(op: keyof typeof BINARY, a: Tensor, b: Tensor): Tensor {
 
 export const add = (a: Tensor, b: Tensor): Tensor => record(binary("add", a, b), [a, b], (g) => [sumTo(g, a.shape), sumTo(g, b.shape)]);
 export const sub = (a: Tensor, b: Tensor): Tensor => record(binary("sub", a, b), [a, b], (g) => [sumTo(g, a.shape), sumTo(neg(g), b.shape)]);
-export const mul = (a: Tensor, b: Tensor): Tensor => record(binary("mul", a, b), [a, b], (g) => [needsGradient(a) ? sumTo(mul(g, b), a.shape) : null, needsGradient(b) ? sumTo(mul(g, a), b.shape) : null]);
+export const mul = (a: Tensor, b: Tensor): Tensor =>
+  record(binary("mul", a, b), [a, b], (g) => [needsGradient(a) ? sumTo(mul(g, b), a.shape) : null, needsGradient(b) ? sumTo(mul(g, a), b.shape) : null]);
 export const div = (a: Tensor, b: Tensor): Tensor =>
   record(binary("div", a, b), [a, b], (g) => [sumTo(div(g, b), a.shape), needsGradient(b) ? sumTo(neg(div(mul(g, a), mul(b, b))), b.shape) : null]);
 

@@ -18,9 +18,14 @@ const cases: Record<string, [(...x: t.Parameter[]) => t.Tensor, () => t.Paramete
   scale: [(a) => t.scale(a!, -2.5), () => [leaf([4])]],
   affine: [(a) => t.affine(a!, 2, 1), () => [leaf([4])]],
   ...Object.fromEntries(
-    (["neg", "exp", "tanh", "sigmoid", "silu", "gelu", "relu", "abs", "square"] as const).map((name) => [name, [(x: t.Parameter) => t[name](x), () => [leaf([7], 3, 2)]] as never]),
+    (["neg", "exp", "tanh", "sigmoid", "silu", "gelu", "relu", "abs", "square"] as const).map((name) => [
+      name,
+      [(x: t.Parameter) => t[name](x), () => [leaf([7], 3, 2)]] as never,
+    ]),
   ),
-  ...Object.fromEntries((["log", "sqrt", "rsqrt", "reciprocal"] as const).map((name) => [name, [(x: t.Parameter) => t[name](t.affine(x, 1, 2)), () => [leaf([7], 3)]] as never])),
+  ...Object.fromEntries(
+    (["log", "sqrt", "rsqrt", "reciprocal"] as const).map((name) => [name, [(x: t.Parameter) => t[name](t.affine(x, 1, 2)), () => [leaf([7], 3)]] as never]),
+  ),
   "gelu tanh": [(x) => t.gelu(x!, "tanh"), () => [leaf([7], 3, 2)]],
   "the same tensor twice": [(x) => t.add(t.mul(x!, x!), x!), () => [leaf([3])]],
   swiglu: [(a, b) => t.swiglu(a!, b!), () => [leaf([6], 1, 2), leaf([6], 2)]],
@@ -52,14 +57,33 @@ const cases: Record<string, [(...x: t.Parameter[]) => t.Tensor, () => t.Paramete
   ],
   embedding: [(table) => t.embedding(table!, ids([1, 0, 1, 2], [2, 2])), () => [leaf([3, 4])]],
   crossEntropy: [(x) => t.crossEntropy(x!, ids([1, -1, 3], [3])), () => [leaf([3, 4], 1, 3)]],
-  "linearCrossEntropy, several chunks": [(x, w) => t.linearCrossEntropy(x!, w!, ids(Array.from({ length: 130 }, (_, i) => (i % 7 === 0 ? -1 : i % 5)), [130])), () => [leaf([130, 2]), leaf([5, 2], 2)]],
+  "linearCrossEntropy, several chunks": [
+    (x, w) =>
+      t.linearCrossEntropy(
+        x!,
+        w!,
+        ids(
+          Array.from({ length: 130 }, (_, i) => (i % 7 === 0 ? -1 : i % 5)),
+          [130],
+        ),
+      ),
+    () => [leaf([130, 2]), leaf([5, 2], 2)],
+  ],
   meanSquaredError: [(x, y) => t.meanSquaredError(x!, y!), () => [leaf([4]), leaf([4], 2)]],
   "causal attention with grouped heads": [(q, k, v) => t.attention(q!, k!, v!), () => [leaf([2, 3, 4, 2]), leaf([2, 3, 2, 2], 2), leaf([2, 3, 2, 2], 3)]],
-  "attention to a longer past": [(q, k, v) => t.attention(q!, k!, v!, { scale: 0.3 }), () => [leaf([1, 2, 1, 3]), leaf([1, 5, 1, 3], 2), leaf([1, 5, 1, 3], 3)]],
+  "attention to a longer past": [
+    (q, k, v) => t.attention(q!, k!, v!, { scale: 0.3 }),
+    () => [leaf([1, 2, 1, 3]), leaf([1, 5, 1, 3], 2), leaf([1, 5, 1, 3], 3)],
+  ],
   "full attention": [(q, k, v) => t.attention(q!, k!, v!, { causal: false }), () => [leaf([1, 3, 2, 2]), leaf([1, 4, 2, 2], 2), leaf([1, 4, 2, 2], 3)]],
   attentionPacked: [(x) => t.attentionPacked(x!, 2), () => [leaf([2, 3, 12])]],
   customGradient: [
-    (x, y) => t.customGradient([x!, y!], (a, b) => t.mul(a, b), (g) => [t.mul(g, t.stopGradient(y!)), t.mul(g, t.stopGradient(x!))]),
+    (x, y) =>
+      t.customGradient(
+        [x!, y!],
+        (a, b) => t.mul(a, b),
+        (g) => [t.mul(g, t.stopGradient(y!)), t.mul(g, t.stopGradient(x!))],
+      ),
     () => [leaf([4]), leaf([4], 2)],
   ],
   recompute: [(x, w) => t.recompute((h) => t.tanh(t.linear(t.silu(h), w!)), t.mul(x!, x!)), () => [leaf([3, 4]), leaf([5, 4], 2)]],

@@ -80,7 +80,10 @@ export function linear(x: Tensor, weight: Tensor, bias: Tensor | null = null): T
 export function addLinear(y: Tensor | null, x: Tensor, weight: Tensor, alpha = 1, bias: Tensor | null = null): Tensor {
   const inner = x.shape.at(-1) ?? 0;
   if (weight.shape.length !== 2 || inner !== weight.shape[1] || x.dtype !== weight.dtype)
-    throw new StrutError("shape", `linear: x is ${x.dtype}[${x.shape}], the weight ${weight.dtype}[${weight.shape}]; x must end in the weight's second extent, with the same dtype`);
+    throw new StrutError(
+      "shape",
+      `linear: x is ${x.dtype}[${x.shape}], the weight ${weight.dtype}[${weight.shape}]; x must end in the weight's second extent, with the same dtype`,
+    );
   const shape = [...x.shape.slice(0, -1), weight.shape[0]!];
   const source = contiguous(x);
   const out = y ? copyOf(y) : empty(shape, x.dtype);
@@ -93,7 +96,8 @@ export function addLinear(y: Tensor | null, x: Tensor, weight: Tensor, alpha = 1
     let dw: Tensor | null = null;
     if (needsGradient(weight)) {
       // a weight kept in×out gets its gradient in that layout
-      if (weight.strides[0] === 1 && weight.strides[1] !== 1) gemmInto(transposed((dw = transposed(empty([weight.shape[1]!, weight.shape[0]!], x.dtype)))), transposed(flat(source)), g, { alpha });
+      if (weight.strides[0] === 1 && weight.strides[1] !== 1)
+        gemmInto(transposed((dw = transposed(empty([weight.shape[1]!, weight.shape[0]!], x.dtype)))), transposed(flat(source)), g, { alpha });
       else gemmInto((dw = empty(weight.shape, x.dtype)), transposed(g), flat(source), { alpha });
     }
     return [dx, dw, ...(y ? [gradient] : []), ...(bias ? [needsGradient(bias) ? reshape(sumAxes(g, [0]), bias.shape) : null] : [])];

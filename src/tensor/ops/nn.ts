@@ -56,7 +56,8 @@ export function rmsNorm(x: Tensor, weight: Tensor, eps: number): Tensor {
 export function rotary(x: Tensor, cos: Tensor, sin: Tensor): Tensor {
   const [batch, seq, heads, dim] = x.shape as [number, number, number, number];
   const turn = (value: Tensor, inverse: number): Tensor => {
-    const source = value.strides[3] === 1 && value.strides[2] === dim && (batch === 1 || value.strides[0] === seq * value.strides[1]!) ? value : contiguous(value);
+    const source =
+      value.strides[3] === 1 && value.strides[2] === dim && (batch === 1 || value.strides[0] === seq * value.strides[1]!) ? value : contiguous(value);
     const out = empty(x.shape, x.dtype);
     kernels().rotary(out, source, cos, sin, batch * seq, seq, heads, dim, source.strides[1]!, inverse);
     return out;
@@ -153,7 +154,12 @@ export function linearCrossEntropy(x: Tensor, weight: Tensor, targets: Tensor): 
     }
     return scale(sum(losses), 1 / scored);
   });
-  return record(loss, [source, weight], (g) => [dx && mul(dx, g), dw && mul(dw, g)], [dx, dw].filter((t) => t !== null));
+  return record(
+    loss,
+    [source, weight],
+    (g) => [dx && mul(dx, g), dw && mul(dw, g)],
+    [dx, dw].filter((t) => t !== null),
+  );
 }
 
 /** Mean squared error. */

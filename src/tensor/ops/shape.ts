@@ -4,7 +4,8 @@ import { kernels } from "../engine.ts";
 import { noGrad, record } from "../tape.ts";
 import { contiguousStrides, copyOf, empty, full, hostView, hostNumbers, sizeOf, Tensor, tensor } from "../tensor.ts";
 
-const view = (x: Tensor, shape: readonly number[], strides: readonly number[], offset = x.offset): Tensor => new Tensor(x.handle, x.dtype, shape, strides, offset);
+const view = (x: Tensor, shape: readonly number[], strides: readonly number[], offset = x.offset): Tensor =>
+  new Tensor(x.handle, x.dtype, shape, strides, offset);
 
 /** Axis counted from the end if negative. */
 export function axisOf(x: Tensor, axis: number): number {
@@ -22,16 +23,27 @@ export function contiguous(x: Tensor): Tensor {
 export function reshape(x: Tensor, shape: readonly number[]): Tensor {
   const known = shape.reduce((product, n) => (n === -1 ? product : product * n), 1);
   const target = shape.map((n) => (n === -1 ? x.size / known : n));
-  if (sizeOf(target) !== x.size || target.some((n) => !Number.isInteger(n))) throw new StrutError("shape", `shape [${x.shape}] cannot be reshaped to [${shape}]`);
+  if (sizeOf(target) !== x.size || target.some((n) => !Number.isInteger(n)))
+    throw new StrutError("shape", `shape [${x.shape}] cannot be reshaped to [${shape}]`);
   const source = contiguous(x);
   return record(view(source, target, contiguousStrides(target)), [source], (g) => [reshape(g, source.shape)]);
 }
 
 /** Axes in another order. */
 export function permute(x: Tensor, order: readonly number[]): Tensor {
-  if (order.length !== x.shape.length || new Set(order).size !== order.length) throw new StrutError("shape", `[${order}] is not an order of the axes of shape [${x.shape}]`);
-  const out = view(x, order.map((axis) => x.shape[axis]!), order.map((axis) => x.strides[axis]!));
-  return record(out, [x], (g) => [permute(g, order.map((_, axis) => order.indexOf(axis)))]);
+  if (order.length !== x.shape.length || new Set(order).size !== order.length)
+    throw new StrutError("shape", `[${order}] is not an order of the axes of shape [${x.shape}]`);
+  const out = view(
+    x,
+    order.map((axis) => x.shape[axis]!),
+    order.map((axis) => x.strides[axis]!),
+  );
+  return record(out, [x], (g) => [
+    permute(
+      g,
+      order.map((_, axis) => order.indexOf(axis)),
+    ),
+  ]);
 }
 
 /** Two axes exchanged; defaults to the last two. */
@@ -45,7 +57,8 @@ export function transpose(x: Tensor, first = -2, second = -1): Tensor {
 /** Elements start ≤ index < end of one axis, as a view. */
 export function slice(x: Tensor, axis: number, start: number, end: number): Tensor {
   const at = axisOf(x, axis);
-  if (!(start >= 0 && start <= end && end <= x.shape[at]!)) throw new StrutError("shape", `slice ${start}:${end} does not lie in axis ${axis} of shape [${x.shape}]`);
+  if (!(start >= 0 && start <= end && end <= x.shape[at]!))
+    throw new StrutError("shape", `slice ${start}:${end} does not lie in axis ${axis} of shape [${x.shape}]`);
   const shape = x.shape.map((n, i) => (i === at ? end - start : n));
   return record(view(x, shape, x.strides, x.offset + start * x.strides[at]!), [x], (g) => {
     const out = empty(x.shape, x.dtype);
@@ -73,7 +86,10 @@ export function concat(parts: readonly Tensor[], axis = 0): Tensor {
     if (part.dtype !== first.dtype || part.shape.length !== first.shape.length || part.shape.some((n, i) => i !== at && n !== first.shape[i]))
       throw new StrutError("shape", `concat along axis ${axis}: [${part.shape}] does not fit to [${first.shape}]`);
   const total = parts.reduce((sum, part) => sum + part.shape[at]!, 0);
-  const out = empty(first.shape.map((n, i) => (i === at ? total : n)), first.dtype);
+  const out = empty(
+    first.shape.map((n, i) => (i === at ? total : n)),
+    first.dtype,
+  );
   let start = 0;
   const starts = parts.map((part) => {
     place(out, part.contiguous ? part : copyOf(part), at, start);
@@ -115,11 +131,14 @@ export function sumTo(x: Tensor, shape: readonly number[]): Tensor {
 /** Sum over axes (ascending), which become 1. Neighbouring axes are summed in one pass. */
 export function sumAxes(x: Tensor, axes: readonly number[]): Tensor {
   let out = x.contiguous ? x : copyOf(x);
-  for (let last = axes.length - 1; last >= 0; ) {
+  for (let last = axes.length - 1; last >= 0;) {
     let first = last;
     while (first > 0 && axes[first - 1] === axes[first]! - 1) first--;
     const [from, to] = [axes[first]!, axes[last]!];
-    const next = empty(out.shape.map((n, axis) => (axis >= from && axis <= to ? 1 : n)), x.dtype);
+    const next = empty(
+      out.shape.map((n, axis) => (axis >= from && axis <= to ? 1 : n)),
+      x.dtype,
+    );
     kernels().reduce_sum(next, out, sizeOf(out.shape.slice(0, from)), sizeOf(out.shape.slice(from, to + 1)), sizeOf(out.shape.slice(to + 1)));
     out = next;
     last = first - 1;
@@ -132,8 +151,10 @@ export function cast(x: Tensor, dtype: DType): Tensor {
   if (x.dtype === dtype) return x;
   const source = x.contiguous ? x : copyOf(x);
   let out: Tensor;
-  if (x.dtype === "f32" && (dtype === "bf16" || dtype === "f16")) kernels()[dtype === "bf16" ? "f32_to_bf16" : "f32_to_f16"]((out = empty(x.shape, dtype)), source, x.size);
-  else if (dtype === "f32" && (x.dtype === "bf16" || x.dtype === "f16")) kernels()[x.dtype === "bf16" ? "bf16_to_f32" : "f16_to_f32"]((out = empty(x.shape, dtype)), source, x.size);
+  if (x.dtype === "f32" && (dtype === "bf16" || dtype === "f16"))
+    kernels()[dtype === "bf16" ? "f32_to_bf16" : "f32_to_f16"]((out = empty(x.shape, dtype)), source, x.size);
+  else if (dtype === "f32" && (x.dtype === "bf16" || x.dtype === "f16"))
+    kernels()[x.dtype === "bf16" ? "bf16_to_f32" : "f16_to_f32"]((out = empty(x.shape, dtype)), source, x.size);
   else out = tensor(hostNumbers(source) as ArrayLike<number>, x.shape, dtype);
   return record(out, [x], (g) => [isReal(x.dtype) || x.dtype === "bf16" || x.dtype === "f16" ? cast(g, x.dtype) : null]);
 }
@@ -141,12 +162,17 @@ export function cast(x: Tensor, dtype: DType): Tensor {
 /** Slices of x along an axis, in the order of `index` (torch's index_select), unrecorded. */
 function selected(x: Tensor, axis: number, index: readonly number[]): Tensor {
   const source = x.contiguous ? x : copyOf(x);
-  const out = empty(x.shape.map((n, i) => (i === axis ? index.length : n)), x.dtype);
+  const out = empty(
+    x.shape.map((n, i) => (i === axis ? index.length : n)),
+    x.dtype,
+  );
   const [to, from] = [hostView(out), hostView(source)];
   const inner = sizeOf(x.shape.slice(axis + 1));
   const outer = sizeOf(x.shape.slice(0, axis));
   for (let o = 0; o < outer; o++)
-    index.forEach((at, i) => to.set(from.subarray((o * x.shape[axis]! + at) * inner, (o * x.shape[axis]! + at + 1) * inner) as never, (o * index.length + i) * inner));
+    index.forEach((at, i) =>
+      to.set(from.subarray((o * x.shape[axis]! + at) * inner, (o * x.shape[axis]! + at + 1) * inner) as never, (o * index.length + i) * inner),
+    );
   return out;
 }
 
@@ -160,8 +186,12 @@ export function indexCopy(x: Tensor, axis: number, index: readonly number[], val
     index.forEach((to, i) => place(out, copyOf(slice(part, at, i, i + 1)), at, to));
     return out;
   };
-  return record(noGrad(() => write(copyOf(x), values)), [x, values], (g) => {
-    const dx = write(copyOf(g), full(expected, 0, x.dtype));
-    return [dx, selected(g, at, index)];
-  });
+  return record(
+    noGrad(() => write(copyOf(x), values)),
+    [x, values],
+    (g) => {
+      const dx = write(copyOf(g), full(expected, 0, x.dtype));
+      return [dx, selected(g, at, index)];
+    },
+  );
 }

@@ -2,7 +2,24 @@
 // usage: npm run build && node test/interop/python/write.mjs OUT
 import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { adapt, adapterParameters, dora, evaluate, forward, loadModel, lora, merge, noGrad, Parameter, Rng, rslora, saveModel, savePeft, start, tensor } from "strut";
+import {
+  adapt,
+  adapterParameters,
+  dora,
+  evaluate,
+  forward,
+  loadModel,
+  lora,
+  merge,
+  noGrad,
+  Parameter,
+  Rng,
+  rslora,
+  saveModel,
+  savePeft,
+  start,
+  tensor,
+} from "strut";
 import { loadTokenizer } from "strut/formats";
 
 const out = process.argv[2];
@@ -14,13 +31,31 @@ const gpt2 = "gpt-nano-sort";
 const cases = [
   ["lora", llama, lora, { r: 4, alpha: 8 }, {}],
   ["lora-all-linear", llama, lora, { r: 8, alpha: 16, dropout: 0.1 }, { targets: "all-linear" }],
-  ["lora-patterns", llama, lora, { r: 4, alpha: 8 }, { targets: ["q_proj", "v_proj", "down_proj"], rankPattern: { "layers.0.self_attn.q_proj": 2, v_proj: 6 }, alphaPattern: { down_proj: 3.5 } }],
+  [
+    "lora-patterns",
+    llama,
+    lora,
+    { r: 4, alpha: 8 },
+    { targets: ["q_proj", "v_proj", "down_proj"], rankPattern: { "layers.0.self_attn.q_proj": 2, v_proj: 6 }, alphaPattern: { down_proj: 3.5 } },
+  ],
   ["lora-embedding", llama, lora, { r: 4 }, { targets: ["embed_tokens", "q_proj"] }],
   ["lora-embedding-tied", llama, lora, { r: 4 }, { targets: ["embed_tokens", "q_proj"], ensureWeightTying: true }],
   ["lora-head", llama, lora, { r: 4 }, { targets: ["lm_head", "v_proj"] }],
   ["lora-saved-norm", llama, lora, { r: 4 }, { targets: ["q_proj"], modulesToSave: ["norm"] }],
   ["lora-tokens", llama, lora, { r: 4 }, { targets: ["q_proj"], trainableTokenIndices: [5, 17, 400] }],
-  ["lora-replicated", llama, lora, { r: 4 }, { targets: ["q_proj", "v_proj"], layerReplication: [[0, 3], [2, 5]] }],
+  [
+    "lora-replicated",
+    llama,
+    lora,
+    { r: 4 },
+    {
+      targets: ["q_proj", "v_proj"],
+      layerReplication: [
+        [0, 3],
+        [2, 5],
+      ],
+    },
+  ],
   ["rslora", llama, rslora, { r: 8, alpha: 4 }, { targets: ["gate_proj", "up_proj"] }],
   ["dora", llama, dora, { r: 4, alpha: 8 }, { targets: ["q_proj", "o_proj", "down_proj"] }],
   ["gpt2-lora", gpt2, lora, { r: 3, alpha: 6 }, { targets: "all-linear" }],

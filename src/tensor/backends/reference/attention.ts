@@ -1,6 +1,15 @@
 import type { Reals } from "./types.ts";
 
-interface Sizes { batch: number; heads: number; kv: number; tq: number; tk: number; dim: number; scale: number; causal: number }
+interface Sizes {
+  batch: number;
+  heads: number;
+  kv: number;
+  tq: number;
+  tk: number;
+  dim: number;
+  scale: number;
+  causal: number;
+}
 type Strides = readonly [number, number, number];
 
 /** Number of keys that query i may see. */
@@ -23,8 +32,28 @@ function forEachQuery(sizes: Sizes, visit: (b: number, h: number, g: number, i: 
 }
 
 export function attention(
-  out: Reals, lse: Reals, q: Reals, qB: number, qT: number, qH: number, k: Reals, kB: number, kT: number, kH: number, v: Reals, vB: number, vT: number, vH: number,
-  batch: number, heads: number, kv: number, tq: number, tk: number, dim: number, scale: number, causal: number,
+  out: Reals,
+  lse: Reals,
+  q: Reals,
+  qB: number,
+  qT: number,
+  qH: number,
+  k: Reals,
+  kB: number,
+  kT: number,
+  kH: number,
+  v: Reals,
+  vB: number,
+  vT: number,
+  vH: number,
+  batch: number,
+  heads: number,
+  kv: number,
+  tq: number,
+  tk: number,
+  dim: number,
+  scale: number,
+  causal: number,
 ): void {
   const sizes = { batch, heads, kv, tq, tk, dim, scale, causal };
   forEachQuery(sizes, (b, h, g, i) => {
@@ -42,9 +71,32 @@ export function attention(
 }
 
 export function attention_backward(
-  dq: Reals, dk: Reals, dv: Reals, dout: Reals, out: Reals, lse: Reals,
-  q: Reals, qB: number, qT: number, qH: number, k: Reals, kB: number, kT: number, kH: number, v: Reals, vB: number, vT: number, vH: number,
-  batch: number, heads: number, kv: number, tq: number, tk: number, dim: number, scale: number, causal: number,
+  dq: Reals,
+  dk: Reals,
+  dv: Reals,
+  dout: Reals,
+  out: Reals,
+  lse: Reals,
+  q: Reals,
+  qB: number,
+  qT: number,
+  qH: number,
+  k: Reals,
+  kB: number,
+  kT: number,
+  kH: number,
+  v: Reals,
+  vB: number,
+  vT: number,
+  vH: number,
+  batch: number,
+  heads: number,
+  kv: number,
+  tq: number,
+  tk: number,
+  dim: number,
+  scale: number,
+  causal: number,
 ): void {
   const sizes = { batch, heads, kv, tq, tk, dim, scale, causal };
   const strides: { k: Strides; v: Strides } = { k: [kB, kT, kH], v: [vB, vT, vH] };

@@ -2,10 +2,24 @@ import { BINARY, UNARY } from "../signatures.ts";
 import type { Ints, Reals } from "./types.ts";
 
 export function gemm(
-  batch: number, m: number, n: number, k: number, alpha: number,
-  a: Reals, aBatch: number, aRow: number, aCol: number,
-  b: Reals, bBatch: number, bRow: number, bCol: number,
-  beta: number, c: Reals, cBatch: number, cRow: number, bias: Reals | null,
+  batch: number,
+  m: number,
+  n: number,
+  k: number,
+  alpha: number,
+  a: Reals,
+  aBatch: number,
+  aRow: number,
+  aCol: number,
+  b: Reals,
+  bBatch: number,
+  bRow: number,
+  bCol: number,
+  beta: number,
+  c: Reals,
+  cBatch: number,
+  cRow: number,
+  bias: Reals | null,
 ): void {
   for (let t = 0; t < batch; t++)
     for (let i = 0; i < m; i++)
@@ -31,17 +45,28 @@ const binaries: Record<number, (a: number, b: number) => number> = {
 };
 
 export function binary(
-  op: number, out: Reals, a: Reals, b: Reals,
-  n0: number, n1: number, n2: number, n3: number,
-  a0: number, a1: number, a2: number, a3: number,
-  b0: number, b1: number, b2: number, b3: number,
+  op: number,
+  out: Reals,
+  a: Reals,
+  b: Reals,
+  n0: number,
+  n1: number,
+  n2: number,
+  n3: number,
+  a0: number,
+  a1: number,
+  a2: number,
+  a3: number,
+  b0: number,
+  b1: number,
+  b2: number,
+  b3: number,
 ): void {
   const f = binaries[op]!;
   let at = 0;
   for (let i = 0; i < n0; i++)
     for (let j = 0; j < n1; j++)
-      for (let k = 0; k < n2; k++)
-        for (let l = 0; l < n3; l++) out[at++] = f(a[i * a0 + j * a1 + k * a2 + l * a3]!, b[i * b0 + j * b1 + k * b2 + l * b3]!);
+      for (let k = 0; k < n2; k++) for (let l = 0; l < n3; l++) out[at++] = f(a[i * a0 + j * a1 + k * a2 + l * a3]!, b[i * b0 + j * b1 + k * b2 + l * b3]!);
 }
 
 export function copy(out: Reals, x: Reals, n0: number, n1: number, n2: number, n3: number, s0: number, s1: number, s2: number, s3: number): void {

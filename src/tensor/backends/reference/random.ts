@@ -25,7 +25,21 @@ export function dropout(y: Reals, x: Reals, n: number, p: number, key0: number, 
   });
 }
 
-export function adamw(w: Reals, g: Reals, m: Reals, v: Reals, n: number, lr: number, beta1: number, beta2: number, eps: number, decay: number, c1: number, c2: number, gradScale: number): void {
+export function adamw(
+  w: Reals,
+  g: Reals,
+  m: Reals,
+  v: Reals,
+  n: number,
+  lr: number,
+  beta1: number,
+  beta2: number,
+  eps: number,
+  decay: number,
+  c1: number,
+  c2: number,
+  gradScale: number,
+): void {
   for (let i = 0; i < n; i++) {
     const gradient = g[i]! * gradScale;
     m[i] = m[i]! + (1 - beta1) * (gradient - m[i]!);

@@ -40,7 +40,18 @@ export function layer_norm(y: Reals, mean: Reals, rstd: Reals, x: Reals, w: Real
   }
 }
 
-export function layer_norm_backward(dx: Reals, dw: Reals | null, db: Reals | null, g: Reals, x: Reals, mean: Reals, rstd: Reals, w: Reals, rows: number, cols: number): void {
+export function layer_norm_backward(
+  dx: Reals,
+  dw: Reals | null,
+  db: Reals | null,
+  g: Reals,
+  x: Reals,
+  mean: Reals,
+  rstd: Reals,
+  w: Reals,
+  rows: number,
+  cols: number,
+): void {
   const [sumW, sumB] = [new Float64Array(cols), new Float64Array(cols)];
   for (let r = 0; r < rows; r++) {
     const at = r * cols;
@@ -113,9 +124,8 @@ export function cross_entropy(losses: Reals, lse: Reals, logits: Reals, targets:
     const top = maximumOf(row);
     let sum = 0;
     for (const value of row) sum += Math.exp(value - top);
-    const log = top + Math.log(sum);
-    lse[r] = log;
-    losses[r] = targets[r]! < 0 ? 0 : log - row[targets[r]!]!;
+    lse[r] = top + Math.log(sum);
+    losses[r] = targets[r]! < 0 ? 0 : Math.log(sum) + (top - row[targets[r]!]!);
   }
 }
 
