@@ -63,7 +63,7 @@ export async function trainStep(options: Options, mode: Mode): Promise<void> {
   const rng = new Rng(20261125);
   const model = await makeModel(mode, rng);
   const count = [...parameters(model).values()].reduce((total, { size }) => total + size, 0);
-  // one token more than the peer counts: each row's last token is only a target
+  // each row's last token is only a target
   const batch = { ids: Array.from({ length: rows }, () => Array.from({ length: tokens + 1 }, () => rng.integer(config.vocab_size))) };
   const extra: Record<string, unknown> = { mode, parameters: count, trainable: [...trainable(model).values()].reduce((total, { size }) => total + size, 0) };
   if (options.check && mode !== "forward") extra["check"] = await checkGradient(mode, model, batch, rng);

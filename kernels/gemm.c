@@ -53,9 +53,9 @@ INLINE void turn_f64(double *to, ptrdiff_t toRow, const double *from, ptrdiff_t 
 
 #define UNROLL _Pragma("GCC unroll 16")
 
-/* SMALL: multiplications below which A is read in place. DEPTH_BYTES of k,
+/* SMALL: multiplications below which A is read in place; up to SHORT_SUMS, sums have SHORT_DEPTH products. DEPTH_BYTES of k,
    BLOCK_ROWS of A and BLOCK_COLUMNS of B are packed at a time. THIN: rows of A that are still few. */
-enum { SMALL = 96 * 96 * 96, DEPTH_BYTES = 384 * 4, BLOCK_ROWS = 192, BLOCK_COLUMNS = 512, THIN = 16, THIN_COLUMNS = 1024 };
+enum { SMALL = 96 * 96 * 96, DEPTH_BYTES = 384 * 4, SHORT_DEPTH = 32, SHORT_SUMS = 160 * 160 * 160, BLOCK_ROWS = 192, BLOCK_COLUMNS = 512, THIN = 16, THIN_COLUMNS = 1024 };
 
 static const int32_t row_counts[] = {1, 2, 4, 8, 12};
 INLINE int32_t row_index(int32_t left, int32_t limit) {
@@ -119,7 +119,7 @@ INLINE int32_t row_index(int32_t left, int32_t limit) {
 #endif
 #include "gemm_body.h"
 
-void K(multiply)(const Product *p, float *scratch, int32_t room) { multiply_f32(p, scratch, room); }
+void K(multiply)(const Product *p, float *scratch, int32_t room) { multiply_f32(p, depth_f32(p->k, INFINITY), scratch, room); }
 
 void K(gemm)(int32_t batch, int32_t m, int32_t n, int32_t k, double alpha, float *a, int32_t aBatch, int32_t aRow, int32_t aCol, float *b,
              int32_t bBatch, int32_t bRow, int32_t bCol, double beta, float *c, int32_t cBatch, int32_t cRow, float *bias, float *scratch) {

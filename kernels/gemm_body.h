@@ -121,8 +121,13 @@ static void NAME(pack)(REAL *to, int32_t width, int32_t valid, int32_t k, const 
     for (int32_t p = 0; p < k; p++) to[p * width + j] = from[p * along + j * across];
 }
 
-/* Depth of one pass over k. It decides the order of additions, so it depends on k alone. */
-INLINE int32_t NAME(depth)(int32_t k) { return k == 0 ? 0 : chunks(k, chunks(k, DEPTH_BYTES / (int32_t)sizeof(REAL))); }
+/*
+ * Depth of one pass over k. It decides the order of additions, so it depends on the shape of the whole product alone.
+ * Small products, where memory costs nothing, add short sums: their rounding is what a small model's training shows.
+ */
+INLINE int32_t NAME(depth)(int32_t k, double work) {
+  return k == 0 ? 0 : chunks(k, chunks(k, work <= SHORT_SUMS ? SHORT_DEPTH : DEPTH_BYTES / (int32_t)sizeof(REAL)));
+}
 
 /* Packs rows of A as panels of 12, 8, 4, 2 and 1 rows, one after another. */
 static void NAME(pack_rows)(REAL *to, int32_t m, int32_t k, const REAL *a, ptrdiff_t aRow, ptrdiff_t aCol) {
@@ -171,8 +176,8 @@ static void NAME(tiles)(const NAME(Block) *t, NAME(Out) out) {
   }
 }
 
-static void NAME(multiply)(const NAME(Product) *p, REAL *scratch, int32_t room) {
-  int32_t m = p->m, n = p->n, depth = NAME(depth)(p->k);
+static void NAME(multiply)(const NAME(Product) *p, int32_t depth, REAL *scratch, int32_t room) {
+  int32_t m = p->m, n = p->n;
   int packA = (double)m * n * p->k > SMALL && n > 2 * NAME(widths)[0];
   int direct = p->bCol == 1 && (m <= 2 * FULL_ROWS || (double)p->k * p->bRow * sizeof(REAL) <= 1 << 15);
   int32_t mStep = packA ? least(m, BLOCK_ROWS) : m;
@@ -262,7 +267,7 @@ enum { NAME(TILES), NAME(DOTS), NAME(SUMS) };
 typedef struct {
   NAME(Product) p;
   ptrdiff_t aBatch, bBatch, cBatch;
-  int32_t rows, cols, bands, stripes, room, way;
+  int32_t rows, cols, bands, stripes, depth, room, way;
   REAL *scratch;
 } NAME(Job);
 
@@ -283,7 +288,7 @@ static void NAME(part)(int32_t task, int32_t slot, const void *data) {
   p.c += t * job->cBatch + i * p.cRow + j * p.cCol;
   if (p.bias) p.bias += i * p.biasRow + j * p.biasCol;
   REAL *scratch = job->scratch + (ptrdiff_t)slot * job->room;
-  if (job->way == NAME(TILES)) NAME(multiply)(&p, scratch, job->room);
+  if (job->way == NAME(TILES)) NAME(multiply)(&p, job->depth, scratch, job->room);
   else if (p.m == 1) NAME(thin)(&p, 1, job->way, scratch);
   else if (p.m == 2) NAME(thin)(&p, 2, job->way, scratch);
   else NAME(thin)(&p, 3, job->way, scratch);
@@ -313,6 +318,7 @@ static void NAME(run)(NAME(Product) p, int32_t batch, int32_t aBatch, int32_t bB
     else rows = NAME(even)(rows, (rows + 1) / 2, FULL_ROWS);
   }
   job.p = p;
+  job.depth = NAME(depth)(p.k, (double)p.m * p.n * p.k);
   job.rows = least(p.m, NAME(even)(p.m, rows, FULL_ROWS));
   job.cols = least(p.n, NAME(even)(p.n, cols, width));
   job.bands = chunks(p.m, job.rows);

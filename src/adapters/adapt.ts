@@ -114,7 +114,7 @@ async function initialise(method: Adapter, model: Model, sites: readonly Site[],
   const dtype = ([...model.layers.values()][0]!.weight.dtype as Real) ?? "f32";
   if (!isReal(dtype)) throw new StrutError("dtype", `adapters need f32 or f64 weights, the model has ${dtype}`);
   const root = new Rng(seed).fork(method.id);
-  const context = (path: string): InitContext => ({ rng: root.fork(path), dtype });
+  const context = (path: string): InitContext => ({ rng: root.fork(path), sites, dtype });
   const owned = (prefix: string, params: Params): Params =>
     Object.fromEntries(Object.entries(params).map(([key, value]) => [key, leafOf(value, `${prefix}/${key}`)]));
   return noGrad(() =>

@@ -4,8 +4,10 @@ import type { LinearOperator } from "../operators/index.ts";
 import type { Real, Rng, Tensor } from "../tensor/index.ts";
 
 export interface InitContext {
-  /** Forked by the site's path (and the adapter's name). */
+  /** Forked by the method's id and the site's path. */
   readonly rng: Rng;
+  /** Every site the adapter will sit on, in the order of the model. */
+  readonly sites: readonly Site[];
   readonly dtype: Real;
 }
 

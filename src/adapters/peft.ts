@@ -108,14 +108,10 @@ async function readSet(
   refuseStrayKeys(parsed, { name: "the base model", has: (module) => base.layers.has(module) }, path);
   const sites = new Map(base.sites.map((site): [string, LoraSite] => [site.path, { kind: site.kind, shape: [site.out, site.in] }]));
   const { layers, warnings } = loraLayers(parsed, (key) => weights.entries.get(key)!.shape, sites, config);
-  const options: Record<string, unknown> = {
-    r: config.r,
-    alpha: config.lora_alpha,
-    dropout: config.lora_dropout,
-    useRslora: config.use_rslora,
-    loraBias: config.lora_bias,
-    initLoraWeights: config.init_lora_weights,
-  };
+  const settings = config as unknown as Record<string, unknown>;
+  const options: Record<string, unknown> = Object.fromEntries(
+    Object.keys(definition.options.shape).map((key) => [key, settings[layout.options[key] ?? snake(key)]]),
+  );
   const regime = definition.regime?.(options as never);
   const siteOptions = new Map<string, Record<string, unknown>>();
   const entries = new Map<string, Params>();

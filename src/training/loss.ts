@@ -14,16 +14,17 @@ interface Prepared {
   readonly scored: number;
 }
 
-/** A batch as tensors; throws a sentence unless it is a rectangle of ids. */
-export function prepareBatch({ ids, labels = ids }: Batch): Prepared {
+/** A batch as tensors; throws a sentence unless it is a rectangle of ids. The last token of a row predicts nothing and is not fed. */
+function prepareBatch({ ids, labels = ids }: Batch): Prepared {
   const rows = ids.length;
   const tokens = ids[0]?.length ?? 0;
   if (rows === 0 || tokens < 2)
     throw new StrutError("batch", `a batch needs at least one row of at least 2 tokens, this one has ${rows} rows of ${tokens}`, {
       hint: "The loss predicts each token from those before it.",
     });
-  const flat = new Int32Array(rows * tokens);
-  const targets = new Int32Array(rows * tokens).fill(-1);
+  const width = tokens - 1;
+  const flat = new Int32Array(rows * width);
+  const targets = new Int32Array(rows * width).fill(-1);
   let scored = 0;
   for (let r = 0; r < rows; r++) {
     const [row, wanted] = [ids[r]!, labels[r]];
@@ -32,14 +33,14 @@ export function prepareBatch({ ids, labels = ids }: Batch): Prepared {
         hint: "Pad shorter rows, with labels of −100.",
       });
     for (let t = 0; t < tokens; t++) {
-      flat[r * tokens + t] = row[t]!;
+      if (t < width) flat[r * width + t] = row[t]!;
       if (t === 0 || wanted[t] === IGNORED) continue;
       if (!(wanted[t]! >= 0)) throw new StrutError("batch", `label ${wanted[t]} at row ${r}, position ${t} is neither a token id nor −100`);
-      targets[r * tokens + t - 1] = wanted[t]!;
+      targets[r * width + t - 1] = wanted[t]!;
       scored++;
     }
   }
-  return { ids: tensor(flat, [rows, tokens], "i32"), targets: tensor(targets, [rows * tokens], "i32"), scored };
+  return { ids: tensor(flat, [rows, width], "i32"), targets: tensor(targets, [rows * width], "i32"), scored };
 }
 
 /** How many targets of a batch count. */
