@@ -14,7 +14,7 @@ type Mode = "forward" | "lora" | "full";
 async function makeModel(mode: Mode, rng: Rng, from?: Model): Promise<Model> {
   const source = from && new Map([...parameters(from), ...adapterParts(from)]);
   const draw = (name: string, shape: readonly number[]): Tensor => (source ? cast(source.get(name)!, "f64") : rng.fork(name).normal(shape, 0.02));
-  const base = randomModel(config, draw);
+  const base = randomModel(config, draw, { dtype: from ? "f64" : "f32" });
   if (mode === "full") return unfreeze(base);
   if (mode === "forward") return base;
   const tuned = await adapt(base, lora, { r: 8, alpha: 16 }, { targets: ["c_attn"], seed: 1 });

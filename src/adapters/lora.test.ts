@@ -70,7 +70,10 @@ describe("lora", () => {
   });
 
   it("starts an embedding with A zero and B normal with standard deviation 1", async () => {
-    const p = initLora(siteOf(50, 400, "embedding"), optionsOf({ r: 8 }), { rng: new Rng(1), dtype: "f32", sites: [] }) as { embeddingA: Tensor; embeddingB: Tensor };
+    const p = initLora(siteOf(50, 400, "embedding"), optionsOf({ r: 8 }), { rng: new Rng(1), dtype: "f32", sites: [] }) as {
+      embeddingA: Tensor;
+      embeddingB: Tensor;
+    };
     expect([p.embeddingA.shape, p.embeddingB.shape]).toEqual([
       [8, 50],
       [400, 8],

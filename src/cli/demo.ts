@@ -136,7 +136,7 @@ async function demo({ out, seed, steps, json }: Options, io: Io): Promise<void> 
     ])}`,
   );
   say(
-    `\nPEFT adapter         ${adapter}\nHugging Face folder  ${folder}\n${coloured(io, "dim", `${secondsText(seconds)} in all. Again: strut demo. Next: strut generate ${folder} --prompt "JULIET:" --temperature 0.8`)}`,
+    `\nPEFT adapter         ${adapter}\nHugging Face folder  ${folder}\n${coloured(io, "dim", `${secondsText(seconds)} in all. Again: npm start. Next: npx strut generate ${folder} --prompt "JULIET:" --temperature 0.8`)}`,
   );
 }
 

@@ -2,7 +2,7 @@ import { StrutError } from "../errors.ts";
 import { readConfig, type Config } from "../formats/huggingface.ts";
 import type { FileDType } from "../formats/safetensors.ts";
 import { openWeights, type WeightFolder } from "../formats/safetensors-folder.ts";
-import { cast, fromBytes, noGrad, Parameter, scope, tensor, type DType, type Real, type Tensor } from "../tensor/index.ts";
+import { cast, fromBytes, full, noGrad, Parameter, scope, type DType, type Real, type Tensor } from "../tensor/index.ts";
 import { gpt2 } from "./gpt2.ts";
 import { llama } from "./llama.ts";
 import { makeLayer, makeModel, type Architecture, type Layer, type LayerSpec, type Model } from "./model.ts";
@@ -88,8 +88,8 @@ export async function loadModel(folder: string, { dtype = "f32" }: { dtype?: Rea
   }
 }
 
-/** A model with weights drawn anew: normal with `initializer_range` (0.02), norms 1, biases 0; for training from scratch and benches. */
-export function randomModel(config: Config, draw: (name: string, shape: readonly number[]) => Tensor): Model {
+/** A model of a config.json whose matrices are drawn anew by `draw`; norms are 1 and biases 0. */
+export function randomModel(config: Config, draw: (name: string, shape: readonly number[]) => Tensor, { dtype = "f32" }: { dtype?: Real } = {}): Model {
   const architecture = architectureOf(config);
   const dimensions = architecture.parse(config);
   const layers = new Map<string, Layer>();
@@ -98,7 +98,7 @@ export function randomModel(config: Config, draw: (name: string, shape: readonly
       const shape = spec.transposed ? [...spec.shape].reverse() : spec.shape;
       const make = (name: string, of: readonly number[], constant?: number): Parameter =>
         new Parameter(
-          scope(() => (constant === undefined ? draw(name, of) : tensor(new Float32Array(of[0]!).fill(constant), of))),
+          scope(() => (constant === undefined ? draw(name, of) : full(of, constant, dtype))),
           name,
           false,
         );

@@ -45,10 +45,12 @@ async function examples(): Promise<{ file: string; title: string; code: string }
     for (const [, code] of text.matchAll(/\* @example\n([^]*?)\n\s*\*\//g))
       found.push({ file: name, title: `${name}: ${code!.trim().slice(2, 60)}`, code: code!.replaceAll(/^\s*\* ?/gm, "") });
   }
+  for (const [, code] of (await readFile("README.md", "utf8")).matchAll(/```ts\n([^]*?)```/g))
+    found.push({ file: "index.ts", title: "README.md", code: code!.replaceAll(/^import .*$/gm, "") });
   return found;
 }
 
-describe("examples in doc comments run", async () => {
+describe("examples in doc comments and in the README run", async () => {
   it.each(await examples())("$title", async ({ file, code }) => {
     const own = (await import(join("../../src", file))) as Record<string, unknown>;
     const known = { ...scene, ...own };

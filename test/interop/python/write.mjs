@@ -20,6 +20,7 @@ import {
   start,
   tensor,
 } from "strut";
+import { splitTail } from "strut/data";
 import { loadTokenizer } from "strut/formats";
 
 const out = process.argv[2];
@@ -83,8 +84,9 @@ for (const [name, base, method, options, targeting] of cases) {
 }
 
 const folder = join("data/lm", llama);
-const ids = (await loadTokenizer(folder)).encode(readFileSync("data/text/tinyshakespeare.txt", "utf8"), { special: false });
-const held = ids.slice(ids.length - Math.floor(ids.length / 10));
-const { loss, tokens } = await evaluate(await loadModel(folder), held, { window: 256 });
-record.evaluation = { base: llama, window: 256, loss, tokens, held };
+// the text and windows of `npm start`
+const { heldOut: tail } = splitTail(readFileSync("data/text/tinyshakespeare.txt", "utf8"), 0.1);
+const held = (await loadTokenizer(folder)).encode(tail, { special: false });
+const { loss, tokens } = await evaluate(await loadModel(folder), held, { window: 128 });
+record.evaluation = { base: llama, window: 128, loss, tokens, held };
 writeFileSync(join(out, "strut.json"), JSON.stringify(record));
