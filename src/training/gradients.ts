@@ -9,7 +9,7 @@ import type { Session } from "./session.ts";
 /** The error of a run whose numbers are no longer numbers. */
 export const diverged = (what: string, value: number, step: number, learningRate: number): StrutError =>
   new StrutError("diverged", `${what} became ${value} at step ${step + 1}; training stopped before the weights moved`, {
-    hint: `Lower the learning rate (now ${learningRate}), warm it up, or clip gradients. The last checkpoint is still good.`,
+    hint: `Lower the learning rate (now ${learningRate}), warm it up, or clip gradients. A checkpoint from before this step is still good.`,
   });
 
 /** Loss and gradients of one step: the mean over its batches. `rate` stands in the message if the loss is not finite. */

@@ -54,8 +54,10 @@ describe("examples in doc comments and in the README run", async () => {
   it.each(await examples())("$title", async ({ file, code }) => {
     const own = (await import(join("../../src", file))) as Record<string, unknown>;
     const known = { ...scene, ...own };
+    const place = await mkdtemp(join(folder, "example-"));
     const inside = code
-      .replaceAll(/"(my-adapter|out\/[\w-]+|[\w-]+\.safetensors)"/g, (_, name: string) => JSON.stringify(join(folder, name)))
+      .replaceAll(/"(out\/[\w-]+)"/g, (_, name: string) => JSON.stringify(join(place, name)))
+      .replaceAll(/"(my-adapter|[\w-]+\.safetensors)"/g, (_, name: string) => JSON.stringify(join(folder, name)))
       .replaceAll("await start();", "");
     const { code: script } = await transformWithOxc(`async () => {${inside}\n}`, "example.ts");
     const declared = new Set(
