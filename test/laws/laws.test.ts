@@ -3,7 +3,8 @@ import type { Adapter } from "../../src/adapters/index.ts";
 import { adapters } from "../../src/catalog.ts";
 import { start } from "../../src/tensor/index.ts";
 import { sheets, type Sheet } from "./counts.ts";
-import { adapterLaws, sitesFor, type Law, type Subject } from "./laws.ts";
+import { adapterLaws } from "./laws.ts";
+import { sitesFor, type Law, type Subject } from "./subject.ts";
 import { baseOf, changedLeaves, scaffolds, type Scaffold } from "./scaffolds.ts";
 
 const catalog = await adapters();

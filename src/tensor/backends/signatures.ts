@@ -24,6 +24,26 @@ const span = (...pairs: readonly (readonly [number, number])[]): number =>
 /** Floats of packing space that `gemm` may use; one buffer of this size is made when the engine starts. */
 export const SCRATCH_FLOATS = 1 << 22;
 
+/** q qB qT qH | k kB kT kH | v vB vT vH | batch heads kvHeads tq tk dim | scale causal | scratch */
+const attentionTypes = [
+  ...(["real*", "i32", "i32", "i32", "real*", "i32", "i32", "i32", "real*", "i32", "i32", "i32"] as const),
+  ...(["i32", "i32", "i32", "i32", "i32", "i32", "f64", "i32", "f32*"] as const),
+] as const;
+
+/** Elements of the output and of lse. */
+const attentionOutput = (size: readonly number[]): [number, number] => {
+  const [batch, heads, , tq, , dim] = size.slice(9) as [number, number, number, number, number, number];
+  return [batch * tq * heads * dim, batch * heads * tq];
+};
+
+/** Elements that q, k, v and the scratch must have. */
+const attentionInput = ([qB, qT, qH, kB, kT, kH, vB, vT, vH, batch, heads, kv, tq, tk, dim]: readonly number[]): number[] => [
+  span([batch!, qB!], [tq!, qT!], [heads!, qH!], [dim!, 1]),
+  span([batch!, kB!], [tk!, kT!], [kv!, kH!], [dim!, 1]),
+  span([batch!, vB!], [tk!, vT!], [kv!, vH!], [dim!, 1]),
+  SCRATCH_FLOATS,
+];
+
 export const signatures = {
   /** c[b] = alpha·A[b]·B[b] + beta·c[b] (+ bias on every row). A m×k and B k×n with any strides, c row-major with row stride. */
   gemm: signature(
@@ -117,88 +137,16 @@ export const signatures = {
   /**
    * out[b,i,h,:] = Σ_j softmax_j(scale·q·k)·v ; query head h reads key head ⌊h·kvHeads/heads⌋; causal: j ≤ i + tk − tq.
    * lse[b,h,i] = log Σ exp. q, k, v have batch, token and head strides and unit stride within a head; out is contiguous.
+   * out lse | attentionTypes
    */
-  attention: signature(
-    // out lse | q qB qT qH | k kB kT kH | v vB vT vH | batch heads kvHeads tq tk dim | scale causal | scratch
-    [
-      "real*",
-      "real*",
-      "real*",
-      "i32",
-      "i32",
-      "i32",
-      "real*",
-      "i32",
-      "i32",
-      "i32",
-      "real*",
-      "i32",
-      "i32",
-      "i32",
-      "i32",
-      "i32",
-      "i32",
-      "i32",
-      "i32",
-      "i32",
-      "f64",
-      "i32",
-      "f32*",
-    ],
-    (qB, qT, qH, kB, kT, kH, vB, vT, vH, batch, heads, kv, tq, tk, dim) => [
-      batch! * tq! * heads! * dim!,
-      batch! * heads! * tq!,
-      span([batch!, qB!], [tq!, qT!], [heads!, qH!], [dim!, 1]),
-      span([batch!, kB!], [tk!, kT!], [kv!, kH!], [dim!, 1]),
-      span([batch!, vB!], [tk!, vT!], [kv!, vH!], [dim!, 1]),
-      SCRATCH_FLOATS,
-    ],
-  ),
+  attention: signature(["real*", "real*", ...attentionTypes], (...size) => [...attentionOutput(size), ...attentionInput(size)]),
   /** dq dk dv contiguous [b,t,h,d] | dout out lse | then as attention */
-  attention_backward: signature(
-    // dq dk dv | dout out lse | q qB qT qH | k kB kT kH | v vB vT vH | batch heads kvHeads tq tk dim | scale causal | scratch
-    [
-      "real*",
-      "real*",
-      "real*",
-      "real*",
-      "real*",
-      "real*",
-      "real*",
-      "i32",
-      "i32",
-      "i32",
-      "real*",
-      "i32",
-      "i32",
-      "i32",
-      "real*",
-      "i32",
-      "i32",
-      "i32",
-      "i32",
-      "i32",
-      "i32",
-      "i32",
-      "i32",
-      "i32",
-      "f64",
-      "i32",
-      "f32*",
-    ],
-    (qB, qT, qH, kB, kT, kH, vB, vT, vH, batch, heads, kv, tq, tk, dim) => [
-      batch! * tq! * heads! * dim!,
-      batch! * tk! * kv! * dim!,
-      batch! * tk! * kv! * dim!,
-      batch! * tq! * heads! * dim!,
-      batch! * tq! * heads! * dim!,
-      batch! * heads! * tq!,
-      span([batch!, qB!], [tq!, qT!], [heads!, qH!], [dim!, 1]),
-      span([batch!, kB!], [tk!, kT!], [kv!, kH!], [dim!, 1]),
-      span([batch!, vB!], [tk!, vT!], [kv!, vH!], [dim!, 1]),
-      SCRATCH_FLOATS,
-    ],
-  ),
+  attention_backward: signature(["real*", "real*", "real*", "real*", "real*", "real*", ...attentionTypes], (...size) => {
+    const [, , , , , , , , , batch, , kv, , tk, dim] = size;
+    const [out, lse] = attentionOutput(size);
+    const keys = batch! * tk! * kv! * dim!;
+    return [out, keys, keys, out, out, lse, ...attentionInput(size)];
+  }),
   /** out[n,:] = table[ids[n],:]; ids are checked by the caller */
   gather_rows: signature(["real*", "real*", "i32*", "i32", "i32", "i32"], (n, dim, rows) => [n! * dim!, rows! * dim!, n!]),
   /** table[ids[n],:] += g[n,:], in order of n */
