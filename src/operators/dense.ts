@@ -1,6 +1,6 @@
 import { add, embedding, linear, transpose, type Tensor } from "../tensor/index.ts";
 import { bytesOf } from "../tensor/index.ts";
-import type { LinearOperator } from "./operator.ts";
+import { prefixed, type LinearOperator } from "./operator.ts";
 
 /**
  * A matrix that is stored whole. `transposed` says that the tensor is in×out, as GPT-2's Conv1D keeps it.
@@ -40,6 +40,3 @@ export function sumOf(first: LinearOperator, second: LinearOperator): LinearOper
     },
   };
 }
-
-const prefixed = (prefix: string, parts: Readonly<Record<string, Tensor>>) =>
-  Object.fromEntries(Object.entries(parts).map(([name, tensor]) => [prefix + name, tensor]));

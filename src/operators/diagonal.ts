@@ -1,5 +1,5 @@
 import { bytesOf, embedding, mul, reshape, type Tensor } from "../tensor/index.ts";
-import type { LinearOperator } from "./operator.ts";
+import { prefixed, type LinearOperator } from "./operator.ts";
 
 /** diag(d)·W: every row i of W times d[i]. */
 export function scaledRows(d: Tensor, inner: LinearOperator): LinearOperator {
@@ -8,7 +8,7 @@ export function scaledRows(d: Tensor, inner: LinearOperator): LinearOperator {
     kind: "scaled-rows",
     out: inner.out,
     in: inner.in,
-    parts: { d, ...inner.parts },
+    parts: { d, ...prefixed("inner.", inner.parts) },
     apply: (x) => mul(inner.apply(x), d),
     ...(inner.rows ? { rows: (ids: Tensor) => mul(inner.rows!(ids), embedding(column(), ids)) } : {}),
     toDense: () => mul(inner.toDense(), column()),

@@ -31,3 +31,7 @@ export interface LinearOperator {
 }
 
 export const isOperator = (value: unknown): value is LinearOperator => typeof value === "object" && value !== null && "toDense" in value && "apply" in value;
+
+/** Parts of an operator inside another, under names of their own. */
+export const prefixed = (prefix: string, parts: LinearOperator["parts"]): LinearOperator["parts"] =>
+  Object.fromEntries(Object.entries(parts).map(([name, tensor]) => [prefix + name, tensor]));

@@ -68,6 +68,16 @@ const kinds: Record<string, Kind> = {
     build: (w, t) => replacedRows(dense(w!), [3, 0], t!),
     indexBytes: 2 * 4,
   },
+  "scaled rows of scaled rows": { leaves: [[OUT], [OUT], [OUT, IN]], build: (d, e, w) => scaledRows(d!, scaledRows(e!, dense(w!))) },
+  "replaced rows of replaced rows": {
+    leaves: [
+      [OUT, IN],
+      [2, IN],
+      [1, IN],
+    ],
+    build: (w, t, u) => replacedRows(replacedRows(dense(w!), [3, 0], t!), [1], u!),
+    indexBytes: 3 * 4,
+  },
   "no rows replaced": {
     leaves: [
       [OUT, IN],

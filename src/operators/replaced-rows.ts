@@ -1,6 +1,6 @@
 import { StrutError } from "../errors.ts";
 import { bytesOf, embedding, hostNumbers, indexCopy, linear, reshape, tensor, type Tensor } from "../tensor/index.ts";
-import type { LinearOperator } from "./operator.ts";
+import { prefixed, type LinearOperator } from "./operator.ts";
 
 /** W with some of its rows taken from a small table: table[i] stands at row index[i]. The base is never written. */
 export function replacedRows(base: LinearOperator, index: readonly number[], table: Tensor): LinearOperator {
@@ -10,7 +10,7 @@ export function replacedRows(base: LinearOperator, index: readonly number[], tab
     kind: "replaced-rows",
     out: base.out,
     in: base.in,
-    parts: { ...base.parts, rows: table },
+    parts: { ...prefixed("base.", base.parts), rows: table },
     apply: (x) => indexCopy(base.apply(x), -1, index, linear(x, table)),
     rows(ids) {
       const wanted = Array.from(hostNumbers(ids) as Int32Array);
