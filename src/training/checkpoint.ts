@@ -1,5 +1,5 @@
 import { mkdir, readdir, rm, stat } from "node:fs/promises";
-import { join } from "node:path";
+import { dirname, join, resolve } from "node:path";
 import { StrutError } from "../errors.ts";
 import { fileError, writeAtomically, writeFolderAtomically } from "../formats/files.ts";
 import { readJsonObject } from "../formats/huggingface.ts";
@@ -98,7 +98,7 @@ export class CheckpointFolder {
         found: {
           step,
           path,
-          own: path.startsWith(options?.dir ?? "\0"),
+          own: options !== undefined && dirname(resolve(path)) === resolve(options.dir),
           progress: { ...progress, best: progress.best ?? undefined, loss: Number(progress.loss ?? NaN) },
         },
       };

@@ -95,6 +95,13 @@ describe("a run that is resumed", () => {
     await expect(train(await busy(tinyModel()), { ...settings, resume: true })).rejects.toThrow("resume needs the folder of the checkpoints");
   });
 
+  it("goes on from another folder whose name begins like its own, and writes its own checkpoint", async () => {
+    const [own, other] = [join(dir, "run"), join(dir, "run-old")];
+    await train(await busy(tinyModel()), { ...settings, steps: 2, checkpoint: { dir: other } });
+    const result = await train(await busy(tinyModel()), { ...settings, steps: 2, checkpoint: { dir: own }, resume: other });
+    expect(result.checkpoint).toBe(join(own, "step-0000002"));
+  });
+
   it("does nothing more where it had ended", async () => {
     const first = unfreeze(tinyModel());
     await train(first, { ...settings, checkpoint: { dir } });
