@@ -1,20 +1,16 @@
 import { StrutError } from "../errors.ts";
-import { makeLayer, makeModel, type Layer, type Model } from "../models/model.ts";
-import type { Attachment, Site } from "../nn/contracts.ts";
-import { isOperator } from "../operators/index.ts";
+import { acting, currentNorm, currentSite, makeLayer, makeModel, type Layer, type Model } from "../models/model.ts";
+import type { Attachment } from "../nn/contracts.ts";
 import { add, copyOf, isReal, noGrad, Parameter, scope, sub, transpose, type Tensor } from "../tensor/index.ts";
-
-const acting = (model: Model, layer: Layer): Attachment[] => layer.attached.filter(({ adapter }) => model.active.includes(adapter));
 
 /** A copy in memory of its own, laid out as the file has it. */
 const stored = (layer: Layer, matrix: Tensor): Tensor => copyOf(layer.spec.transposed ? transpose(matrix) : matrix);
 
 /** W with every active adapter's part, out×in, and what is added to the bias. */
 function merged(layer: Layer, active: readonly Attachment[]): { weight: Tensor; bias: Tensor | undefined } {
-  const own = active.findLast(({ weight }) => isOperator(weight))?.weight;
-  const site: Site = isOperator(own) ? { ...layer.site!, weight: own } : layer.site!;
+  const site = currentSite(layer, active);
   let weight = site.weight.toDense();
-  let bias: Tensor | undefined = active.findLast((attachment) => attachment.bias)?.bias ?? layer.bias;
+  let bias: Tensor | undefined = site.bias;
   for (const { forward, update, biasUpdate, adapter } of active) {
     if (!forward) continue;
     if (!update)
@@ -40,9 +36,8 @@ function mergeLayer(layer: Layer, active: readonly Attachment[]): Layer {
   return noGrad(() =>
     scope(() => {
       if (!layer.site) {
-        const weight = active.findLast(({ weight: own }) => own instanceof Parameter)?.weight as Parameter | undefined;
-        const bias = active.findLast((attachment) => attachment.bias)?.bias ?? layer.bias;
-        return makeLayer(spec, leaf(copyOf(weight ?? layer.weight), "weight"), bias && leaf(copyOf(bias), "bias"));
+        const { weight, bias } = currentNorm(layer, active);
+        return makeLayer(spec, leaf(copyOf(weight), "weight"), bias ? leaf(copyOf(bias), "bias") : undefined);
       }
       const { weight, bias } = merged(layer, active);
       return makeLayer(spec, leaf(stored(layer, weight), "weight"), bias && leaf(copyOf(bias), "bias"));

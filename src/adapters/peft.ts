@@ -9,9 +9,10 @@ import type { TensorToWrite } from "../formats/safetensors-write.ts";
 import { replicateLayers } from "../models/change.ts";
 import type { Model } from "../models/model.ts";
 import { toWrite } from "../models/save.ts";
+import { readFloats } from "../models/stored.ts";
 import type { Params } from "../nn/contracts.ts";
 import { snake } from "../nn/options.ts";
-import { cast, copyOf, fromBytes, noGrad, Parameter, scope, transpose, type DType, type Tensor } from "../tensor/index.ts";
+import { copyOf, noGrad, Parameter, transpose, type Tensor } from "../tensor/index.ts";
 import { copiedLeaves, matchableModules, required, tiedHead } from "./adapt.ts";
 import type { Adapter } from "./adapter.ts";
 import { newLive, withAdapters, type AttachedAdapter, type Targeting } from "./attach.ts";
@@ -59,17 +60,6 @@ const targetingOf = (c: LoraPeftConfig): Targeting =>
     ensureWeightTying: c.ensure_weight_tying,
     layerReplication: orUndefined(c.layer_replication),
   } as Targeting);
-
-const dtypes: Record<string, DType> = { F32: "f32", F64: "f64", BF16: "bf16", F16: "f16" };
-
-/** One tensor of the file, as the model computes. */
-async function readTensor({ weights, path }: PeftDirectory, key: string, as: DType): Promise<Tensor> {
-  const { dtype, shape } = weights.entries.get(key)!;
-  const known = dtypes[dtype];
-  if (!known) throw new StrutError("dtype", `${key} is stored as ${dtype}; an adapter's tensors must be F32, F64, BF16 or F16`, { path });
-  const bytes = await weights.read(key);
-  return scope(() => cast(fromBytes(bytes, shape, known), as));
-}
 
 /**
  * Puts an adapter from a PEFT directory on a model and makes it the active one.
@@ -121,7 +111,11 @@ async function readSet(
     const params: Record<string, Parameter> = {};
     for (const [param, part] of names) {
       const key = layer.tensors[part as LoraPart];
-      if (key) params[param] = new Parameter(await readTensor(directory, key, base.layers.get(layer.path)!.weight.dtype), `${name}/${layer.path}/${param}`);
+      if (key)
+        params[param] = new Parameter(
+          await readFloats(directory.weights, key, base.layers.get(layer.path)!.weight.dtype, path),
+          `${name}/${layer.path}/${param}`,
+        );
     }
     entries.set(layer.path, params);
   }
@@ -161,7 +155,7 @@ async function readShared(directory: PeftDirectory, copies: Map<string, Paramete
   const leaf = { weight: "weight", bias: "bias", "base_layer.bias": "bias", "token_adapter.trainable_tokens_delta": "token_rows" }[part as string];
   const target = leaf && copies.get(`${module}.${leaf}`);
   if (!target) return;
-  const value = await readTensor(directory, key, target.dtype);
+  const value = await readFloats(directory.weights, key, target.dtype, directory.path);
   if (String(value.shape) !== String(target.shape))
     throw new StrutError("peft-shape", `${key} has shape [${value.shape}], expected [${target.shape}]`, {
       path: directory.path,

@@ -1,8 +1,6 @@
-import { readdir } from "node:fs/promises";
 import { type Command, InvalidArgumentError, Option } from "commander";
 import type { z } from "zod";
-import { StrutError } from "../errors.ts";
-import { fileError } from "../formats/files.ts";
+import { refuseFilled as refuseFilledFolder } from "../formats/files.ts";
 
 /** What an option holds, below its defaults and optionality. */
 function innermost(schema: z.core.$ZodType): z.core.$ZodTypeDef & { readonly innerType?: z.core.$ZodType } {
@@ -54,16 +52,5 @@ export const dtypeOption = (): Option =>
 
 /** Refuses a folder that holds something before work is done for it. */
 export async function refuseFilled(folder: string, overwrite = false, hint = "Choose a new folder, or add --overwrite."): Promise<void> {
-  if (overwrite) return;
-  const names = await readdir(folder).catch((cause: NodeJS.ErrnoException) => {
-    if (cause.code === "ENOENT") return [];
-    throw cause.code === "ENOTDIR"
-      ? new StrutError("files", `${folder} is a file, expected a folder to write into.`, { path: folder, hint: "Choose another folder." })
-      : fileError(cause, folder, "write");
-  });
-  if (names.length > 0)
-    throw new StrutError("files", `The folder ${folder} is not empty: it holds ${names.slice(0, 3).join(", ")}${names.length > 3 ? ", …" : ""}.`, {
-      path: folder,
-      hint,
-    });
+  if (!overwrite) await refuseFilledFolder(folder, hint);
 }

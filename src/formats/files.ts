@@ -159,7 +159,7 @@ export async function writeFolderAtomically(
   { overwrite = false }: { overwrite?: boolean } = {},
 ): Promise<void> {
   const path = await realpath(folder).catch(() => resolve(folder));
-  await checkFolder(path, folder, overwrite);
+  await (overwrite ? refuseCurrent(path, folder) : refuseFilled(folder));
   const aside = (kind: string): string => join(dirname(path), `.${basename(path)}.${unique()}.${kind}`);
   const temporary = aside("tmp");
   try {
@@ -175,18 +175,27 @@ export async function writeFolderAtomically(
   await syncFolder(dirname(path));
 }
 
-async function checkFolder(path: string, shown: string, overwrite: boolean): Promise<void> {
-  const status = await stat(path).catch(() => undefined);
-  if (status === undefined) return;
-  if (!status.isDirectory())
-    throw new StrutError("files", `${shown} is a file, expected a folder to write into.`, { path: shown, hint: "Choose another folder." });
-  const inside = await readdir(path);
+/** Refuses to write into a file, or into a folder that holds something; `hint` says what else to do. */
+export async function refuseFilled(folder: string, hint = "Choose a new folder, or allow overwriting."): Promise<void> {
+  const inside = await namesIn(folder);
   if (inside.length === 0) return;
-  if (!overwrite)
-    throw new StrutError("files", `The folder ${shown} is not empty: it holds ${inside.slice(0, 3).join(", ")}${inside.length > 3 ? ", …" : ""}.`, {
-      path: shown,
-      hint: "Choose a new folder, or allow overwriting.",
-    });
+  throw new StrutError("files", `The folder ${folder} is not empty: it holds ${inside.slice(0, 3).join(", ")}${inside.length > 3 ? ", …" : ""}.`, {
+    path: folder,
+    hint,
+  });
+}
+
+/** What a folder to write into holds; nothing where it is not there yet. */
+const namesIn = (folder: string): Promise<string[]> =>
+  readdir(folder).catch((cause: NodeJS.ErrnoException) => {
+    if (cause.code === "ENOENT") return [];
+    if (cause.code !== "ENOTDIR") throw fileError(cause, folder, "write");
+    throw new StrutError("files", `${folder} is a file, expected a folder to write into.`, { path: folder, hint: "Choose another folder." });
+  });
+
+/** Refuses to replace the folder that the process stands in, or one around it. */
+async function refuseCurrent(path: string, shown: string): Promise<void> {
+  if ((await namesIn(shown)).length === 0) return;
   const toHere = relative(path, process.cwd());
   if (toHere !== ".." && !toHere.startsWith(`..${sep}`))
     throw new StrutError("files", `The folder ${shown} holds the current folder, so it is not replaced.`, { path: shown, hint: "Choose a new folder." });

@@ -3,7 +3,7 @@ import { StrutError } from "../errors.ts";
 import type { Tokenizer } from "../formats/tokenizer.ts";
 import { parseOptions } from "../nn/options.ts";
 import { concat, free, noGrad, reshape, scope, slice, tensor, tokenLosses } from "../tensor/index.ts";
-import { yieldToEvents } from "./generate.ts";
+import { yieldToEvents } from "../nn/events.ts";
 import { applyLinear, hidden, type Model } from "./model.ts";
 
 export const evaluationOptions = z.object({

@@ -2,6 +2,7 @@ import { StrutError } from "../errors.ts";
 import type { Tokenizer } from "../formats/tokenizer.ts";
 import type { KvCache } from "../nn/contracts.ts";
 import { contiguous, free, noGrad, Rng, scope, slice, tensor, type TypedArray } from "../tensor/index.ts";
+import { yieldToEvents } from "../nn/events.ts";
 import { fullCache } from "./blocks.ts";
 import { applyLinear, hidden, type Model } from "./model.ts";
 import { chooseToken, readGenerationOptions, type GenerationOptions, type Sampling } from "./sampling.ts";
@@ -105,9 +106,6 @@ function checkPrompt(prompt: readonly number[], { dimensions: { context, vocabul
       hint: "Is this the tokenizer of another model?",
     });
 }
-
-/** Lets timers, signals and output run. */
-export const yieldToEvents = (): Promise<void> => new Promise((resolve) => void (globalThis.setImmediate ?? setTimeout)(resolve));
 
 /** Runs rows with prompts of one length until each has its reason. */
 async function continueRows(model: Model, rows: readonly Row[], settings: Settings): Promise<void> {

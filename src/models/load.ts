@@ -1,11 +1,11 @@
 import { StrutError } from "../errors.ts";
 import { readConfig, type Config } from "../formats/huggingface.ts";
-import type { FileDType } from "../formats/safetensors.ts";
 import { openWeights, type WeightFolder } from "../formats/safetensors-folder.ts";
-import { cast, fromBytes, full, noGrad, Parameter, scope, type DType, type Real, type Tensor } from "../tensor/index.ts";
+import { full, noGrad, Parameter, scope, type Real, type Tensor } from "../tensor/index.ts";
 import { gpt2 } from "./gpt2.ts";
 import { llama } from "./llama.ts";
 import { makeLayer, makeModel, type Architecture, type Layer, type LayerSpec, type Model } from "./model.ts";
+import { readFloats } from "./stored.ts";
 
 const architectures: readonly Architecture[] = [llama, gpt2];
 
@@ -18,17 +18,6 @@ export function architectureOf(config: Config): Architecture {
     `config.json has model_type ${JSON.stringify(config["model_type"])}; strut knows ${architectures.map(({ modelType }) => modelType).join(", ")}`,
     { path: "model_type" },
   );
-}
-
-const computed: Partial<Record<FileDType, DType>> = { F32: "f32", F64: "f64", BF16: "bf16", F16: "f16" };
-
-/** One weight as f32 or f64, whatever the file holds. */
-async function readWeight(weights: WeightFolder, name: string, dtype: Real): Promise<Tensor> {
-  const { dtype: stored, shape } = weights.entries.get(name)!;
-  const known = computed[stored];
-  if (!known) throw new StrutError("dtype", `${name} is stored as ${stored}; a model's weights must be F32, F64, BF16 or F16`, { path: weights.path });
-  const bytes = await weights.read(name);
-  return scope(() => cast(fromBytes(bytes, shape, known), dtype));
 }
 
 /** Where each weight of the architecture stands in the file; throws a diff unless names and shapes agree. */
@@ -77,7 +66,7 @@ export async function loadModel(folder: string, { dtype = "f32" }: { dtype?: Rea
   try {
     const inFile = locate(architecture, specs, weights);
     const layers = new Map<string, Layer>();
-    const leaf = async (name: string): Promise<Parameter> => new Parameter(await readWeight(weights, inFile(name), dtype), name, false);
+    const leaf = async (name: string): Promise<Parameter> => new Parameter(await readFloats(weights, inFile(name), dtype, folder), name, false);
     for (const spec of specs) {
       const weight = spec.tiedTo ? layers.get(spec.tiedTo)!.weight : await leaf(`${spec.path}.weight`);
       layers.set(spec.path, makeLayer(spec, weight, spec.bias ? await leaf(`${spec.path}.bias`) : undefined));

@@ -101,25 +101,28 @@ export function layerAt(model: Model, path: string): Layer {
   return layer;
 }
 
-const acting = (model: Model, layer: Layer): readonly Attachment[] =>
+/** What the active adapters do at a layer. */
+export const acting = (model: Model, layer: Layer): readonly Attachment[] =>
   layer.attached.length === 0 ? layer.attached : layer.attached.filter(({ adapter }) => model.active.includes(adapter));
 
-/** The operator and bias a layer uses now: the base's, unless an active adapter brings its own. */
-function current(layer: Layer, active: readonly Attachment[]): { weight: LinearOperator; bias: Parameter | undefined } {
-  const weight = active.findLast((attachment) => isOperator(attachment.weight))?.weight as LinearOperator | undefined;
-  return { weight: weight ?? layer.site!.weight, bias: active.findLast(({ bias }) => bias)?.bias ?? layer.bias };
+/** A layer's site as it is now: the base's, unless an active adapter brings a weight or bias of its own. */
+export function currentSite({ site, bias: base }: Layer, active: readonly Attachment[]): Site {
+  if (active.length === 0) return site!;
+  const weight = (active.findLast((attachment) => isOperator(attachment.weight))?.weight as LinearOperator | undefined) ?? site!.weight;
+  const bias = active.findLast((attachment) => attachment.bias)?.bias ?? base;
+  return weight === site!.weight && bias === base ? site! : { ...site!, weight, ...(bias ? { bias } : {}) };
 }
 
 /** One linear layer with its active adapters, and the observer's taps. */
 export function applyLinear(model: Model, path: string, x: Tensor, run: Run): Tensor {
   const layer = layerAt(model, path);
   const active = acting(model, layer);
-  const { weight, bias } = current(layer, active);
+  const site = currentSite(layer, active);
+  const { weight, bias } = site;
   run.observer?.input?.(layer.site!, x);
   let y = bias ? (weight.withBias?.(x, bias) ?? add(weight.apply(x), bias)) : weight.apply(x);
   // every adapter sees the base's output, so that what they add does not depend on their order
   const base = y;
-  const site = weight === layer.site!.weight && bias === layer.bias ? layer.site! : { ...layer.site!, weight, ...(bias ? { bias } : {}) };
   for (const { forward } of active) if (forward) y = y === base ? forward(x, base, site, run) : add(y, sub(forward(x, base, site, run), base));
   return run.observer?.outputGradient ? observed(y, layer.site!, run.observer.outputGradient) : y;
 }
@@ -139,18 +142,22 @@ const observed = (y: Tensor, site: Site, see: (site: Site, gradient: Tensor) => 
 export function applyEmbedding(model: Model, path: string, ids: Tensor, run: Run): Tensor {
   const layer = layerAt(model, path);
   const active = acting(model, layer);
-  let y = current(layer, active).weight.rows!(ids);
-  for (const { rows } of active) if (rows) y = rows(ids, y, layer.site!, run);
+  const site = currentSite(layer, active);
+  let y = site.weight.rows!(ids);
+  for (const { rows } of active) if (rows) y = rows(ids, y, site, run);
   return y;
 }
 
-/** Weight and bias of a norm. */
-export function normOf(model: Model, path: string): { weight: Parameter; bias: Parameter | null } {
-  const layer = layerAt(model, path);
-  const active = acting(model, layer);
+/** Weight and bias of a norm, with what active adapters bring of their own. */
+export function currentNorm(layer: Layer, active: readonly Attachment[]): { weight: Parameter; bias: Parameter | null } {
   const own = active.findLast(({ weight }) => weight instanceof Parameter)?.weight as Parameter | undefined;
   return { weight: own ?? layer.weight, bias: active.findLast(({ bias }) => bias)?.bias ?? layer.bias ?? null };
 }
+
+export const normOf = (model: Model, path: string): ReturnType<typeof currentNorm> => {
+  const layer = layerAt(model, path);
+  return currentNorm(layer, acting(model, layer));
+};
 
 /** Whether a layer is nothing but its matrix now, so that fused forms may read the weight. */
 export const plainWeight = (model: Model, path: string): Tensor | undefined => {

@@ -1,10 +1,10 @@
 import { writeFolderAtomically } from "../formats/files.ts";
 import { copyCompanions, writeConfig } from "../formats/huggingface.ts";
-import type { FileDType } from "../formats/safetensors.ts";
 import { writeSharded } from "../formats/safetensors-folder.ts";
 import type { TensorToWrite } from "../formats/safetensors-write.ts";
 import { cast, noGrad, scope, toBytes, type DType, type Tensor } from "../tensor/index.ts";
 import type { Model } from "./model.ts";
+import { fileDType, withStoredDType } from "./stored.ts";
 
 export interface SaveOptions {
   /** Stored type of the weights; defaults to that of the tensors. */
@@ -14,8 +14,6 @@ export interface SaveOptions {
   /** Replace what the folder holds. */
   overwrite?: boolean;
 }
-
-export const fileDType = (dtype: DType): FileDType => dtype.toUpperCase() as FileDType;
 
 /** A tensor as it will stand in a file, converted when its turn comes. */
 export function toWrite(name: string, tensor: Tensor, dtype: DType = tensor.dtype): TensorToWrite {
@@ -35,13 +33,11 @@ export function weightsOf(model: Model, dtype?: DType): TensorToWrite[] {
  * it came from. The folder appears whole or not at all. Adapters that are not merged are not written.
  */
 export async function saveModel(model: Model, folder: string, { dtype, maxShardBytes, overwrite }: SaveOptions = {}): Promise<void> {
-  const names = { f32: "float32", f64: "float64", bf16: "bfloat16", f16: "float16" } as const;
-  const stored = dtype ?? ([...model.layers.values()][0]!.weight.dtype as keyof typeof names);
-  const key = "dtype" in model.config ? "dtype" : "torch_dtype";
+  const stored = dtype ?? [...model.layers.values()][0]!.weight.dtype;
   await writeFolderAtomically(
     folder,
     async (temporary) => {
-      await writeConfig(temporary, { ...model.config, [key]: names[stored] });
+      await writeConfig(temporary, withStoredDType(model.config, stored));
       if (model.folder) await copyCompanions(model.folder, temporary);
       await writeSharded(temporary, weightsOf(model, dtype), maxShardBytes === undefined ? {} : { maxShardBytes });
     },

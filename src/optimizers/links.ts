@@ -1,6 +1,6 @@
 import type { ParameterLink } from "../nn/contracts.ts";
 import { zeros, type Tensor } from "../tensor/index.ts";
-import { accumulate, scaleInPlace } from "./in-place.ts";
+import { accumulate, overwrite, scaleInPlace } from "./in-place.ts";
 
 /** Adds decay·w, the decay being that of the parameter's group (Loshchilov & Hutter 2017, arXiv:1711.05101). */
 export const addDecayedWeights = (): ParameterLink => ({
@@ -34,7 +34,7 @@ export const momentum = (factor: number, nesterov = false): ParameterLink => ({
     accumulate(trace, 1, u, s["t"] === 0 ? 0 : factor);
     s["t"] = (s["t"] as number) + 1;
     if (nesterov) accumulate(u, factor, trace);
-    else accumulate(u, 1, trace, 0);
+    else overwrite(u, trace);
     return u;
   },
 });

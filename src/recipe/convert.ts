@@ -8,7 +8,8 @@ import { parsePeftKeys, peftKey } from "../formats/peft-keys.ts";
 import type { FileDType, TensorEntry } from "../formats/safetensors.ts";
 import { openWeights, writeSharded, type WeightFolder } from "../formats/safetensors-folder.ts";
 import { writeSafetensors, type TensorToWrite } from "../formats/safetensors-write.ts";
-import { cast, fromBytes, noGrad, scope, start, toBytes, type DType } from "../tensor/index.ts";
+import { fileDType, floatDType, withStoredDType } from "../models/stored.ts";
+import { cast, fromBytes, noGrad, scope, start, toBytes } from "../tensor/index.ts";
 
 export type StoredDType = "f32" | "bf16" | "f16";
 
@@ -28,12 +29,8 @@ export interface Converted {
   readonly bytes: number;
 }
 
-const floats: Partial<Record<FileDType, DType>> = { F64: "f64", F32: "f32", BF16: "bf16", F16: "f16" };
-const configNames = { f32: "float32", bf16: "bfloat16", f16: "float16" } as const;
-
 /** The stored dtype of a tensor after the conversion. */
-const dtypeAfter = ({ dtype }: TensorEntry, wanted: StoredDType | undefined): FileDType =>
-  wanted && floats[dtype] ? (wanted.toUpperCase() as FileDType) : dtype;
+const dtypeAfter = ({ dtype }: TensorEntry, wanted: StoredDType | undefined): FileDType => (wanted && floatDType(dtype) ? fileDType(wanted) : dtype);
 
 interface Source {
   read(name: string): Promise<Uint8Array>;
@@ -50,7 +47,7 @@ function rewritten(source: Source, from: string, entry: TensorEntry, to: string,
       signal?.throwIfAborted();
       const bytes = await source.read(from);
       if (after === entry.dtype) return bytes;
-      return noGrad(() => scope(() => toBytes(cast(throughF32(fromBytes(bytes, entry.shape, floats[entry.dtype]!), after), dtype!))));
+      return noGrad(() => scope(() => toBytes(cast(throughF32(fromBytes(bytes, entry.shape, floatDType(entry.dtype)!), after), dtype!))));
     },
   };
 }
@@ -75,7 +72,7 @@ export async function convertModel(from: string, out: string, options: ConvertOp
       files = await writeWeights(weights, temporary, changed, options);
       if (!config) return;
       if (changed === 0) await copyFile(join(from, "config.json"), join(temporary, "config.json"));
-      else await writeConfig(temporary, { ...config, ["dtype" in config ? "dtype" : "torch_dtype"]: configNames[options.dtype!] });
+      else await writeConfig(temporary, withStoredDType(config, options.dtype!));
       files.push("config.json", ...(await copyCompanions(from, temporary)));
     };
     await writeFolderAtomically(out, fill, { overwrite: options.overwrite ?? false });

@@ -3,11 +3,10 @@ import { isMap, isScalar, LineCounter, parseDocument, type Document } from "yaml
 import type { z } from "zod";
 import { nearest, StrutError } from "../errors.ts";
 import { readText } from "../formats/files.ts";
+import { camel } from "../nn/options.ts";
 import { recipeAliases, recipeSchema, type Recipe } from "./schema.ts";
 
 type Path = readonly string[];
-
-const camel = (name: string): string => name.replace(/_([a-z0-9])/g, (_, letter: string) => letter.toUpperCase());
 
 /** A recipe's text with the lines of its keys, for messages. */
 class Source {

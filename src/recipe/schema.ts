@@ -21,7 +21,7 @@ const training = z.strictObject({
   epochs: positive.optional().describe("times the text is seen, in place of steps"),
   batchSize: z.int().positive().default(8).describe("rows of a batch; defaults to 8"),
   accumulate: z.int().positive().default(1).describe("batches whose gradients are averaged in a step; defaults to 1"),
-  optimizer: z.string().default("adamw").describe("id of an optimiser: adamw or sgd; defaults to adamw"),
+  optimizer: z.string().default("adamw").describe("id of an optimiser (strut methods); defaults to adamw"),
   optimizerOptions: z.record(z.string(), z.unknown()).default({}).describe("its options, such as betas"),
   learningRate: z.number().nonnegative().optional().describe("defaults to the optimiser's"),
   weightDecay: z.number().nonnegative().optional().describe("defaults to the optimiser's"),

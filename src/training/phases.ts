@@ -1,5 +1,6 @@
 import type { Phase } from "../nn/contracts.ts";
 import { adapterParameters } from "../adapters/attach.ts";
+import type { Parameter } from "../tensor/index.ts";
 import type { BoundRegime, Session } from "./session.ts";
 
 /** The phase that begins at a step, if one does. */
@@ -33,7 +34,7 @@ export class PhaseKeeper {
   }
 
   /** An adapter's regime governs its own parameters, one that stands alone all of them. */
-  #ownedBy({ name }: BoundRegime): Iterable<import("../tensor/index.ts").Parameter> {
+  #ownedBy({ name }: BoundRegime): Iterable<Parameter> {
     const set = name.startsWith("adapter/") ? this.#session.model.adapters.get(name.slice("adapter/".length)) : undefined;
     return set ? adapterParameters(set).values() : this.#session.trained.values();
   }

@@ -1,34 +1,16 @@
 import { StrutError } from "../errors.ts";
 import type { Params, Site, State, View } from "../nn/contracts.ts";
 import type { Optimization } from "../optimizers/optimization.ts";
-import { empty, keep, noGrad, Parameter, Tensor, zeros } from "../tensor/index.ts";
-import { hostView } from "../tensor/tensor.ts";
+import { keep, noGrad, Parameter, Tensor, zeros } from "../tensor/index.ts";
+import { selectSlices } from "../tensor/ops/shape.ts";
+import { hostView, sizeOf } from "../tensor/tensor.ts";
 
 type Following = "keep" | "gather" | "zero" | "reset";
-
-const product = (shape: readonly number[]): number => shape.reduce((a, b) => a * b, 1);
-
-/** Slices of x (contiguous) along an axis in the order of `index`; −1 gives `fill`. */
-function gathered(x: Tensor, axis: number, index: Int32Array, fill: number): Tensor {
-  const out = empty(
-    x.shape.map((n, i) => (i === axis ? index.length : n)),
-    x.dtype,
-  );
-  const [to, from] = [hostView(out), hostView(x)];
-  const [outer, inner, extent] = [product(x.shape.slice(0, axis)), product(x.shape.slice(axis + 1)), x.shape[axis]!];
-  for (let o = 0; o < outer; o++)
-    index.forEach((source, i) => {
-      const at = (o * index.length + i) * inner;
-      if (source < 0) to.fill(fill as never, at, at + inner);
-      else to.set(from.subarray((o * extent + source) * inner, (o * extent + source + 1) * inner) as never, at);
-    });
-  return out;
-}
 
 /** Sets flagged rows (axis 0) of a contiguous tensor to 0. */
 function zeroRows(x: Tensor, rows: Uint8Array): void {
   const view = hostView(x);
-  const inner = product(x.shape.slice(1));
+  const inner = sizeOf(x.shape.slice(1));
   rows.forEach((flag, row) => flag && view.fill(0 as never, row * inner, (row + 1) * inner));
 }
 
@@ -68,10 +50,10 @@ export class Structure {
         hint: 'Use "gather", "zero" or "reset".',
       });
     noGrad(() => {
-      const value = gathered(w, at, index, fill);
+      const value = selectSlices(w, at, index, fill);
       this.#follow(w, at, index, following, value.shape);
       const gradient = this.#gradients().get(w);
-      if (gradient) this.#gradients().set(w, gathered(gradient, at, index, 0));
+      if (gradient) this.#gradients().set(w, selectSlices(gradient, at, index, 0));
       const mask = this.masks.get(w);
       if (mask && at === 0)
         this.masks.set(
@@ -92,7 +74,7 @@ export class Structure {
         throw new StrutError("shape", `resize: the optimiser of ${w.name} holds tensors that are not shaped like it, which cannot follow`, {
           hint: 'Use "reset", so that its state starts anew.',
         });
-      for (const [owner, key, value] of parts) owner[key] = keep(following === "zero" ? zeros(shape, value.dtype) : gathered(value, axis, index, 0));
+      for (const [owner, key, value] of parts) owner[key] = keep(following === "zero" ? zeros(shape, value.dtype) : selectSlices(value, axis, index, 0));
     }
   }
 

@@ -1,7 +1,7 @@
 import type { Site } from "../../src/nn/contracts.ts";
 
 type Shape = Pick<Site, "out" | "in" | "kind">;
-// eslint-disable-next-line typescript/no-explicit-any -- each method's own options
+// oxlint-disable-next-line typescript/no-explicit-any -- each method's own options
 type Options = Record<string, any>;
 
 /** What a method's sheet says of its size, and small options to try its laws with. */

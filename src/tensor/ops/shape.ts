@@ -159,20 +159,21 @@ export function cast(x: Tensor, dtype: DType): Tensor {
   return record(out, [x], (g) => [isReal(x.dtype) || x.dtype === "bf16" || x.dtype === "f16" ? cast(g, x.dtype) : null]);
 }
 
-/** Slices of x along an axis, in the order of `index` (torch's index_select), unrecorded. */
-function selected(x: Tensor, axis: number, index: readonly number[]): Tensor {
+/** Slices of x along an axis, in the order of `index` (torch's index_select), unrecorded; −1 gives `missing`. */
+export function selectSlices(x: Tensor, axis: number, index: ArrayLike<number>, missing = 0): Tensor {
   const source = x.contiguous ? x : copyOf(x);
   const out = empty(
     x.shape.map((n, i) => (i === axis ? index.length : n)),
     x.dtype,
   );
   const [to, from] = [hostView(out), hostView(source)];
-  const inner = sizeOf(x.shape.slice(axis + 1));
-  const outer = sizeOf(x.shape.slice(0, axis));
+  const [outer, inner, extent] = [sizeOf(x.shape.slice(0, axis)), sizeOf(x.shape.slice(axis + 1)), x.shape[axis]!];
   for (let o = 0; o < outer; o++)
-    index.forEach((at, i) =>
-      to.set(from.subarray((o * x.shape[axis]! + at) * inner, (o * x.shape[axis]! + at + 1) * inner) as never, (o * index.length + i) * inner),
-    );
+    for (let i = 0; i < index.length; i++) {
+      const [at, start] = [index[i]!, (o * index.length + i) * inner];
+      if (at < 0) to.fill(missing as never, start, start + inner);
+      else to.set(from.subarray((o * extent + at) * inner, (o * extent + at + 1) * inner) as never, start);
+    }
   return out;
 }
 
@@ -191,7 +192,7 @@ export function indexCopy(x: Tensor, axis: number, index: readonly number[], val
     [x, values],
     (g) => {
       const dx = write(copyOf(g), full(expected, 0, x.dtype));
-      return [dx, selected(g, at, index)];
+      return [dx, selectSlices(g, at, index)];
     },
   );
 }
