@@ -15,7 +15,7 @@
 #define K(name) STRUT_JOIN(name, ISA)
 #endif
 
-#include "prototypes.h" /* made from src/tensor/backends/signatures.ts by scripts/build-kernels.mjs */
+#include "prototypes.h" /* made from src/tensor/backends/signatures*.ts by scripts/build-kernels.mjs */
 
 #define INLINE static inline __attribute__((always_inline))
 

@@ -6,7 +6,8 @@ import { arch, platform, tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
-import { SCRATCH_FLOATS, f64Kernels, signatures } from "../dist/tensor/backends/signatures.js";
+import { SCRATCH_FLOATS } from "../dist/tensor/backends/signature.js";
+import { f64Kernels, signatures } from "../dist/tensor/backends/signatures.js";
 
 const run = promisify(execFile);
 const root = fileURLToPath(new URL("..", import.meta.url));
@@ -37,7 +38,8 @@ const files = { wasm: "strut.wasm", native: `strut-${platform()}-${arch()}.${ext
 /** The prototypes of the table: a kernel that is missing or has other arguments fails the build. */
 function prototypes() {
   const cType = (type, real) => ({ i32: "int32_t", f64: "double" })[type] ?? `${pointed(type.replace("?", ""), real)} *`;
-  const pointed = (type, real) => ({ "real*": real, "f32*": "float", "f64*": "double", "i32*": "int32_t", "u8*": "uint8_t", "u16*": "uint16_t" })[type];
+  const pointed = (type, real) =>
+    ({ "real*": real, "f32*": "float", "f64*": "double", "i32*": "int32_t", "i8*": "int8_t", "u8*": "uint8_t", "u16*": "uint16_t" })[type];
   const declare = (name) => {
     const [, base, double] = /^(.*?)(_f64)?$/.exec(name);
     return `void K(${name})(${signatures[base].types.map((type) => cType(type, double ? "double" : "float")).join(", ")});`;

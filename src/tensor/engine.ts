@@ -1,6 +1,6 @@
 import { StrutError } from "../errors.ts";
 import type { Backend, BackendName, Block, Kernels } from "./backends/backend.ts";
-import { SCRATCH_FLOATS } from "./backends/signatures.ts";
+import { SCRATCH_FLOATS } from "./backends/signature.ts";
 import { Pool } from "./memory.ts";
 
 export interface StartOptions {

@@ -1,5 +1,5 @@
 import { referenceKernels } from "../../src/tensor/backends/reference.ts";
-import { BINARY, UNARY } from "../../src/tensor/backends/signatures.ts";
+import { BINARY, UNARY } from "../../src/tensor/backends/signatures-core.ts";
 import type { Allowed, Draw, Entry } from "./draw.ts";
 
 /** Unit roundoff of f32: a correctly rounded operation errs by at most U relative. */

@@ -3,7 +3,7 @@ import { fileURLToPath } from "node:url";
 import koffi from "koffi";
 import type { Backend, Block, Memory } from "../../src/tensor/backends/backend.ts";
 import { nativeBackend } from "../../src/tensor/backends/native.ts";
-import { SCRATCH_FLOATS } from "../../src/tensor/backends/signatures.ts";
+import { SCRATCH_FLOATS } from "../../src/tensor/backends/signature.ts";
 import { wasmBackend } from "../../src/tensor/backends/wasm.ts";
 
 /** A compiled backend under test, with memory that is used again for every call. */

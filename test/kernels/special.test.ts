@@ -1,5 +1,6 @@
 import { beforeAll, describe, expect, it } from "vitest";
-import { BINARY, UNARY, type KernelName } from "../../src/tensor/backends/signatures.ts";
+import { BINARY, UNARY } from "../../src/tensor/backends/signatures-core.ts";
+import type { KernelName } from "../../src/tensor/backends/signatures.ts";
 import { Draw, type Call } from "./draw.ts";
 import { entries } from "./entries.ts";
 import { describeCall, disagreement, expectedOf, runOn } from "./harness.ts";

@@ -2,7 +2,8 @@ import { describe, expect, it } from "vitest";
 import { StrutError } from "../../errors.ts";
 import { bytesOf, type DType } from "../dtype.ts";
 import { bindKernels, type Memory } from "./backend.ts";
-import { f64Kernels, signatures, type ArgumentType, type KernelName } from "./signatures.ts";
+import type { ArgumentType } from "./signature.ts";
+import { f64Kernels, signatures, type KernelName } from "./signatures.ts";
 
 type Value = number | Memory | null;
 

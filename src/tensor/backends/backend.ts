@@ -1,6 +1,7 @@
 import { StrutError } from "../../errors.ts";
 import { bytesOf, isReal, type DType, type Real } from "../dtype.ts";
-import { signatures, type ArgumentType, type KernelName } from "./signatures.ts";
+import type { ArgumentType } from "./signature.ts";
+import { signatures, type KernelName } from "./signatures.ts";
 
 export type BackendName = "native" | "wasm" | "reference";
 
@@ -41,6 +42,7 @@ const allowed: Record<string, readonly DType[]> = {
   f32: ["f32"],
   f64: ["f64"],
   i32: ["i32"],
+  i8: ["i8"],
   u8: ["u8", "bool"],
   u16: ["bf16", "f16"],
 };

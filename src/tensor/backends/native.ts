@@ -4,7 +4,8 @@ import { StrutError } from "../../errors.ts";
 import { bytesOf, viewOf } from "../dtype.ts";
 import { bindKernels, type Backend, type Memory } from "./backend.ts";
 import { arrayBufferMemory, callReference } from "./reference.ts";
-import { f64Kernels, signatures, type ArgumentType, type KernelName } from "./signatures.ts";
+import type { ArgumentType } from "./signature.ts";
+import { f64Kernels, signatures, type KernelName } from "./signatures.ts";
 
 const variants = ["baseline", "avx2", "avx512"] as const;
 const cTypes: Record<string, string> = { i32: "int32_t", f64: "double" };

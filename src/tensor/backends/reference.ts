@@ -2,12 +2,25 @@ import { bytesOf, viewOf, type TypedArray } from "../dtype.ts";
 import { bindKernels, type Backend, type Memory } from "./backend.ts";
 import * as attention from "./reference/attention.ts";
 import * as elementwise from "./reference/elementwise.ts";
+import * as layers from "./reference/layers.ts";
+import * as linalg from "./reference/linalg.ts";
 import * as random from "./reference/random.ts";
 import * as rows from "./reference/rows.ts";
+import * as select from "./reference/select.ts";
+import * as sparse from "./reference/sparse.ts";
 import type { KernelName } from "./signatures.ts";
 
 /** Every kernel in plain TypeScript: slow, obvious, and the oracle the compiled ones are tested against. */
-export const referenceKernels: Record<KernelName, (...values: never[]) => void> = { ...elementwise, ...rows, ...attention, ...random };
+export const referenceKernels: Record<KernelName, (...values: never[]) => void> = {
+  ...elementwise,
+  ...rows,
+  ...attention,
+  ...random,
+  ...linalg,
+  ...select,
+  ...sparse,
+  ...layers,
+};
 
 /** Runs a reference kernel on tensors of a backend whose memory the host can see. */
 export function callReference(backend: Pick<Backend, "locate">, name: KernelName, values: readonly (number | Memory | null)[]): void {

@@ -1,5 +1,5 @@
 import { StrutError } from "../../errors.ts";
-import { BINARY, UNARY } from "../backends/signatures.ts";
+import { BINARY, UNARY } from "../backends/signatures-core.ts";
 import { kernels } from "../engine.ts";
 import type { Rng } from "../rng.ts";
 import { needsGradient, record } from "../tape.ts";

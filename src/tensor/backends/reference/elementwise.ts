@@ -1,4 +1,4 @@
-import { BINARY, UNARY } from "../signatures.ts";
+import { BINARY, UNARY } from "../signatures-core.ts";
 import type { Ints, Reals } from "./types.ts";
 
 export function gemm(

@@ -1,0 +1,2 @@
+/** Convolution, pooling, recurrent cells and the losses of layers. */
+export const layers = {} as const;

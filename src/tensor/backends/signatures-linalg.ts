@@ -1,0 +1,2 @@
+/** Panels and solvers of the linear algebra. */
+export const linalg = {} as const;

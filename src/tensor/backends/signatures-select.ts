@@ -1,0 +1,2 @@
+/** Sorting, selection, gathering, prefix sums and packed numbers. */
+export const select = {} as const;

@@ -1,0 +1,2 @@
+/** Products with structured, sparse and quantised matrices. */
+export const sparse = {} as const;

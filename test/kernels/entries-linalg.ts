@@ -1,0 +1,3 @@
+import type { Entry } from "./draw.ts";
+
+export const linalg = {} satisfies Record<string, Entry>;
