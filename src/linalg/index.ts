@@ -1,1 +1,1 @@
-export {};
+export { eigh, eigvalsh, type Eigh } from "./eigh.ts";

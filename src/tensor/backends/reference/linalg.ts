@@ -1,1 +1,1 @@
-export {};
+export { secular, tridiagonal_panel, tridiagonal_ql } from "./linalg-eigh.ts";
