@@ -41,11 +41,13 @@ export function checkSquare(a: Tensor, what: string): number {
 /** The power of two next below; multiplying by its inverse brings x into [1, 2) without rounding. */
 export const powerOfTwo = (x: number): number => (x === 0 ? 1 : 2 ** Math.max(-1021, Math.min(1021, Math.floor(Math.log2(x)))));
 
-/** The entry of largest magnitude of a row is made positive, the first one on ties. */
-export function fixSign(row: Float64Array | Float32Array): void {
+/** The entry of largest magnitude of a row is made positive, the first one on ties. Whether the row was turned round. */
+export function fixSign(row: Float64Array): boolean {
   let at = 0;
   for (let i = 1; i < row.length; i++) if (Math.abs(row[i]!) > Math.abs(row[at]!)) at = i;
-  if (row[at]! < 0) for (let i = 0; i < row.length; i++) row[i] = -row[i]!;
+  if (!(row[at]! < 0)) return false;
+  for (let i = 0; i < row.length; i++) row[i] = -row[i]!;
+  return true;
 }
 
 /** A copy in f64, times a factor; `a` may have any strides. */

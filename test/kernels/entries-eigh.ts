@@ -73,4 +73,24 @@ const secular: Entry = (draw) => {
   };
 };
 
-export const eigh = { tridiagonal_panel, tridiagonal_ql, secular };
+const jacobi_sweep: Entry = (draw) => {
+  // rows that depend on each other would end as rounding
+  const n = draw.large ? draw.integer(40, 70) : draw.integer(1, 13);
+  const m = 2 * n + draw.integer(0, 20);
+  const zero = draw.chance(0.3) ? draw.integer(0, n - 1) : -1;
+  const g = list(n * m, (at) => (Math.floor(at / m) === zero ? 0 : real(draw)));
+  const allowed: Allowed = () => 1e-9;
+  return {
+    kernel: "jacobi_sweep",
+    args: [
+      doubles(draw, "inout", g, allowed),
+      doubles(draw, "inout", list(n * n, () => real(draw)), allowed),
+      fresh(draw, Math.ceil(n / 2), allowed),
+      n,
+      m,
+      1e-13,
+    ],
+  };
+};
+
+export const eigh = { jacobi_sweep, tridiagonal_panel, tridiagonal_ql, secular };

@@ -34,4 +34,9 @@ export const linalg = {
     k!,
     2 * (MOST_THREADS + 1) * k!,
   ]),
+  /**
+   * One sweep of one-sided Jacobi: every pair of rows of g (n×m) is made orthogonal, v (n×n) follows; rows of norm below 1e-140 stay.
+   * off: the largest cosine that each place of the tournament met. g v off | n m tolerance
+   */
+  jacobi_sweep: signature(["f64*", "f64*", "f64*", "i32", "i32", "f64"], (n, m) => [n! * m!, n! * n!, Math.ceil(n! / 2)]),
 } as const;

@@ -114,3 +114,34 @@ export function secular(values: Doubles, q: Doubles, d: Doubles, z: Doubles, pla
     row.forEach((value, i) => (q[j * qRow + place[i]!] = value / norm));
   }
 }
+
+export function jacobi_sweep(g: Doubles, v: Doubles, off: Doubles, n: number, m: number, tolerance: number): void {
+  const players = n + (n % 2);
+  const ring = players - 1;
+  off.fill(0, 0, players / 2);
+  for (let round = 0; round < ring; round++)
+    for (let task = 0; task < players / 2; task++) {
+      const i = (round + task) % ring;
+      const j = task === 0 ? ring : (round + ring - task) % ring;
+      if (i >= n || j >= n) continue;
+      const [x, y] = [g.subarray(i * m, (i + 1) * m), g.subarray(j * m, (j + 1) * m)];
+      const dot = (p: Doubles, q: Doubles): number => p.reduce((sum, value, at) => sum + value * q[at]!, 0);
+      const [a, b, c] = [dot(x, x), dot(y, y), dot(x, y)];
+      if (a < 1e-280 || b < 1e-280) continue;
+      const cosine = Math.abs(c) / Math.sqrt(a) / Math.sqrt(b);
+      off[task] = Math.max(off[task]!, cosine);
+      if (cosine <= tolerance) continue;
+      const zeta = (b - a) / (2 * c);
+      const t = (zeta < 0 || Object.is(zeta, -0) ? -1 : 1) / (Math.abs(zeta) + Math.sqrt(1 + zeta * zeta));
+      const cs = 1 / Math.sqrt(1 + t * t);
+      for (const [p, q] of [
+        [x, y],
+        [v.subarray(i * n, (i + 1) * n), v.subarray(j * n, (j + 1) * n)],
+      ] as const)
+        p.forEach((value, at) => {
+          const other = q[at]!;
+          p[at] = cs * (value - t * other);
+          q[at] = cs * (t * value + other);
+        });
+    }
+}
