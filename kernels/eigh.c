@@ -142,10 +142,13 @@ INLINE double length(double x, double y) {
 
 /* Implicit QL with Wilkinson's shift; eigenvectors gather in the rows of q. Whether every value converged. */
 static int ql(double *d, double *e, double *q, int32_t n, ptrdiff_t qRow) {
+  double floor = TINY / EPSILON;
+  for (int32_t i = 0; i < n; i++) floor = fmax(floor, fmax(fabs(d[i]), i + 1 < n ? fabs(e[i]) : 0));
+  floor *= EPSILON / 4;
   for (int32_t l = 0; l < n; l++)
     for (int32_t turn = 0;; turn++) {
       int32_t m = l;
-      while (m < n - 1 && !(fabs(e[m]) <= fmax(EPSILON * (fabs(d[m]) + fabs(d[m + 1])), TINY))) m++;
+      while (m < n - 1 && !(fabs(e[m]) <= fmax(EPSILON * (fabs(d[m]) + fabs(d[m + 1])), floor))) m++;
       if (m == l) break;
       if (turn == 60) return 0;
       double g = (d[l + 1] - d[l]) / (2 * e[l]), r = length(g, 1), s = 1, c = 1, p = 0;

@@ -1,19 +1,17 @@
-import { StrutError } from "../errors.ts";
 import { Rng } from "../tensor/rng.ts";
 import { scope } from "../tensor/scope.ts";
 import { copyOf, empty, type Tensor } from "../tensor/tensor.ts";
 import { block, doubles, multiplyInto, turned } from "./blocks.ts";
 
-/** L⁻¹ of a symmetric positive definite matrix L·Lᵀ (n×n, row-major), both lower triangular. */
+/** L⁻¹ of a symmetric matrix L·Lᵀ (n×n, row-major), both lower triangular; a row that depends on those before becomes zero. */
 function inverseFactor(gram: Float64Array, n: number): Float64Array {
   const l = gram;
   for (let i = 0; i < n; i++)
     for (let j = 0; j <= i; j++) {
-      let sum = l[i * n + j]!;
+      const own = l[i * n + j]!;
+      let sum = own;
       for (let k = 0; k < j; k++) sum -= l[i * n + k]! * l[j * n + k]!;
-      if (j < i) l[i * n + j] = sum / l[j * n + j]!;
-      else if (sum > 0) l[i * n + i] = Math.sqrt(sum);
-      else throw new StrutError("convergence", `orthonormalising ${n} vectors: they are linearly dependent within rounding`);
+      l[i * n + j] = j < i ? sum / l[j * n + j]! : sum > 1e-14 * own ? Math.sqrt(sum) : Infinity;
     }
   const inverse = new Float64Array(n * n);
   for (let i = 0; i < n; i++) {
@@ -23,15 +21,15 @@ function inverseFactor(gram: Float64Array, n: number): Float64Array {
       const factor = l[i * n + k]!;
       for (let j = 0; j <= k; j++) own[j]! -= factor * inverse[k * n + j]!;
     }
-    const pivot = 1 / l[i * n + i]!;
+    const pivot = 1 / l[i * n + i]!; // 0 for a dependent row
     for (let j = 0; j <= i; j++) own[j]! *= pivot;
   }
   return inverse;
 }
 
 /**
- * Makes the rows of an f64 matrix orthonormal in place, by Cholesky of their Gram: three passes, the first one with a shift
- * (Fukaya et al. 2020, doi:10.1137/18M1218212), so that rows of condition up to about 1e12 will do.
+ * Makes the rows of an f64 matrix orthonormal in place, by Cholesky of their Gram, in passes of which the first has a shift
+ * (Fukaya et al. 2020, doi:10.1137/18M1218212): three will do for a condition up to about 1e12, one keeps the span.
  */
 export function orthonormalizeRows(rows: Tensor, passes = 3): void {
   const [n] = rows.shape as [number, number];
@@ -43,7 +41,7 @@ export function orthonormalizeRows(rows: Tensor, passes = 3): void {
       const values = doubles(gram);
       let trace = 0;
       for (let i = 0; i < n; i++) trace += values[i * (n + 1)]!;
-      if (passes === 3 && pass === 0) for (let i = 0; i < n; i++) values[i * (n + 1)]! += 1e-13 * trace;
+      if (pass === 0) for (let i = 0; i < n; i++) values[i * (n + 1)]! += 1e-13 * trace;
       doubles(inverse).set(inverseFactor(values, n));
       multiplyInto(rows, inverse, copyOf(rows));
     }
@@ -65,14 +63,15 @@ export function projectOut(all: Tensor, first: number): void {
 }
 
 /**
- * Rows from `first` on become orthonormal to each other and to those before. Rows from `empty` on hold nothing of worth and
+ * Rows from `first` on become orthonormal to each other and to those before. Rows from `blank` on hold nothing of worth and
  * are drawn anew, always the same.
  */
 export function completeRows(all: Tensor, first: number, blank: number): void {
   const [n, m] = all.shape as [number, number];
   if (first === n) return;
   scope(() => {
-    doubles(all).set(doubles(new Rng(20).normal([n - blank, m], 1 / Math.sqrt(m), "f64")), blank * m);
+    const drawn = new Rng(20).normal([n - blank, m], 1 / Math.sqrt(m), "f64");
+    doubles(all).set(doubles(drawn), blank * m);
     projectOut(all, blank);
     orthonormalizeRows(block(all, blank, n, 0, m));
     projectOut(all, first);

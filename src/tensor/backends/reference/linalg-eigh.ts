@@ -40,7 +40,8 @@ export function tridiagonal_ql(d: Doubles, e: Doubles, q: Doubles | null, n: num
 }
 
 function implicitQl(d: Doubles, e: Doubles, q: Doubles | null, n: number, qRow: number): boolean {
-  const small = (m: number): boolean => Math.abs(e[m]!) <= Math.max(2 ** -52 * (Math.abs(d[m]!) + Math.abs(d[m + 1]!)), 1e-140);
+  const norm = d.reduce((largest, value, i) => Math.max(largest, Math.abs(value), i + 1 < n ? Math.abs(e[i]!) : 0), 1e-124);
+  const small = (m: number): boolean => Math.abs(e[m]!) <= Math.max(2 ** -52 * (Math.abs(d[m]!) + Math.abs(d[m + 1]!)), 2 ** -54 * norm);
   for (let l = 0; l < n; l++)
     for (let turn = 0; ; turn++) {
       let m = l;
