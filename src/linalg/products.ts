@@ -1,5 +1,4 @@
 import { StrutError } from "../errors.ts";
-import { scope } from "../tensor/scope.ts";
 import { copyOf, empty, Tensor } from "../tensor/tensor.ts";
 import { multiplyInto, turned } from "./blocks.ts";
 import { checkMatrix } from "./eigh.ts";
@@ -45,5 +44,5 @@ export function rowProducts(a: Tensor | ProductOperator, what: string): RowProdu
     multiplyInto(out, x, matrix);
     return out;
   };
-  return { rows, cols, dtype: a.dtype as "f32" | "f64", forward: (x) => scope(() => into(x, turned(a))), backward: (x) => into(x, a) };
+  return { rows, cols, dtype: a.dtype as "f32" | "f64", forward: (x) => into(x, turned(a)), backward: (x) => into(x, a) };
 }

@@ -1,5 +1,6 @@
 import { StrutError } from "../errors.ts";
 import { Rng } from "../tensor/rng.ts";
+import { concat } from "../tensor/ops/shape.ts";
 import { scope } from "../tensor/scope.ts";
 import { empty, tensor, type Tensor } from "../tensor/tensor.ts";
 import { block, doubles, multiplyInto, turned } from "./blocks.ts";
@@ -35,20 +36,6 @@ function orthonormal(rows: Tensor, passes: number): Tensor {
   orthonormalizeRows(wide, passes);
   return rows.dtype === "f64" ? wide : narrowed(wide);
 }
-
-function stacked(parts: readonly Tensor[]): Tensor {
-  const m = parts[0]!.shape[1]!;
-  const out = empty([parts.reduce((sum, part) => sum + part.shape[0]!, 0), m], parts[0]!.dtype);
-  let row = 0;
-  for (const part of parts) {
-    const wide = block(out, row, row + part.shape[0]!, 0, m);
-    multiplyInto(wide, identity(part.shape[0]!, part.dtype as "f32"), part);
-    row += part.shape[0]!;
-  }
-  return out;
-}
-
-const identity = (n: number, dtype: "f32" | "f64"): Tensor => tensor(Float64Array.from({ length: n * n }, (_, i) => (i % (n + 1) === 0 ? 1 : 0)), [n, n], dtype);
 
 /** The leading singular rows of A within the span of orthonormal rows. */
 function within(a: RowProducts, basis: Tensor, rank: number): SingularRows {
@@ -108,7 +95,7 @@ export async function randomizedSvd(source: Tensor | ProductOperator, rank: numb
       if (method === "krylov" && (history.length + 2) * width <= most) history.push(newest);
       newest = orthonormal(a.forward(orthonormal(a.backward(newest), 1)), 1);
     };
-    const solve = (): SingularRows => within(a, orthonormal(history.length > 0 ? stacked([...history, newest]) : newest, 2), rank);
+    const solve = (): SingularRows => within(a, orthonormal(history.length > 0 ? concat([...history, newest], 0) : newest, 2), rank);
     for (let i = 0; i < iterations; i++) next();
     let found = solve();
     let residual: number | undefined;
