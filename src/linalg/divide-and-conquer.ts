@@ -79,7 +79,11 @@ function merge(space: Space, from: number, half: number, to: number, left: Spect
   const values = Float64Array.of(...left.values, ...right.values);
   const vectors = doubles(space.vectors);
   const z = joint(vectors, n, from, half, to, Math.sign(space.off[half - 1]!));
-  const sorted = sortedUnion(values, left.order, right.order.map((i) => i + cut));
+  const sorted = sortedUnion(
+    values,
+    left.order,
+    right.order.map((i) => i + cut),
+  );
   const { kept, dropped, side } = deflate(values, z, 2 * Math.abs(space.off[half - 1]!), sorted, cut, (i, j, c, s) =>
     rotateRows(vectors, (from + i) * n + from, (from + j) * n + from, size, c, s),
   );

@@ -103,7 +103,14 @@ export async function eigh(a: Tensor): Promise<Eigh> {
     const { matrix, scale } = prepared(a, "eigh");
     const { values, rows } = eighInPlace(matrix);
     const vectors = a.dtype === "f64" ? rows : narrowed(rows);
-    return { eigenvalues: tensor(values.map((x) => x * scale), [values.length], a.dtype), eigenvectors: turned(vectors) };
+    return {
+      eigenvalues: tensor(
+        values.map((x) => x * scale),
+        [values.length],
+        a.dtype,
+      ),
+      eigenvectors: turned(vectors),
+    };
   });
 }
 
@@ -120,6 +127,10 @@ export async function eigvalsh(a: Tensor): Promise<Tensor> {
     const { matrix, scale } = prepared(a, "eigvalsh");
     const { diagonal, offDiagonal } = tridiagonalize(matrix);
     const values = tridiagonalValues(diagonal, offDiagonal);
-    return tensor(values.map((x) => x * scale), [values.length], a.dtype);
+    return tensor(
+      values.map((x) => x * scale),
+      [values.length],
+      a.dtype,
+    );
   });
 }

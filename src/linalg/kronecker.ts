@@ -35,8 +35,20 @@ export async function nearestKronecker(a: Tensor, shape: readonly [number, numbe
   const root = Math.sqrt(values[0]!);
   const total = Math.hypot(...values);
   return {
-    left: tensor(doubles(left).slice(0, m * n).map((x) => x * root), [m, n], a.dtype),
-    right: tensor(doubles(right).slice(0, p * q).map((x) => x * root), [p, q], a.dtype),
+    left: tensor(
+      doubles(left)
+        .slice(0, m * n)
+        .map((x) => x * root),
+      [m, n],
+      a.dtype,
+    ),
+    right: tensor(
+      doubles(right)
+        .slice(0, p * q)
+        .map((x) => x * root),
+      [p, q],
+      a.dtype,
+    ),
     error: total === 0 ? 0 : Math.hypot(...values.slice(1)) / total,
   };
 }

@@ -67,7 +67,14 @@ describe("randomizedSvd", () => {
   });
 
   it("says that a tolerance beyond rounding was not reached", async () => {
-    const flat = toTensor(withSingularValues(40, 40, new Array<number>(40).fill(1).map((x, i) => x - 0.001 * i)), "f32");
+    const flat = toTensor(
+      withSingularValues(
+        40,
+        40,
+        new Array<number>(40).fill(1).map((x, i) => x - 0.001 * i),
+      ),
+      "f32",
+    );
     const { converged, residual } = await randomizedSvd(flat, 3, { oversampling: 1, tolerance: 1e-9 });
     expect(converged).toBe(false);
     expect(residual).toBeGreaterThan(1e-9);
@@ -101,14 +108,30 @@ describe("powerIteration", () => {
     expect(sigma).toBeCloseTo(5, 10);
     const [left, right] = [await fromTensor(top.U), await fromTensor(top.Vh)];
     const turned = Math.sign(((await u.data())[0] as number) * left.values[0]!);
-    expect(distance(await fromTensor(u), plain(20, 1, (i) => turned * left.values[i * 12]!))).toBeLessThan(1e-6);
-    expect(distance(await fromTensor(v), plain(12, 1, (i) => turned * right.values[i]!))).toBeLessThan(1e-6);
+    expect(
+      distance(
+        await fromTensor(u),
+        plain(20, 1, (i) => turned * left.values[i * 12]!),
+      ),
+    ).toBeLessThan(1e-6);
+    expect(
+      distance(
+        await fromTensor(v),
+        plain(12, 1, (i) => turned * right.values[i]!),
+      ),
+    ).toBeLessThan(1e-6);
     const single = toTensor(withSingularValues(20, 12, [5, 2, 1]), "f32");
     expect((await powerIteration(operatorOf(single))).sigma).toBeCloseTo(5, 4);
   });
 
   it("stops after its iterations and says that it did not converge; zero has σ = 0", async () => {
-    const close = toTensor(withSingularValues(30, 30, sample([30], 1).map((x) => 1 + 0.001 * x)));
+    const close = toTensor(
+      withSingularValues(
+        30,
+        30,
+        sample([30], 1).map((x) => 1 + 0.001 * x),
+      ),
+    );
     const { iterations, converged } = await powerIteration(close, { iterations: 3, tolerance: 1e-14 });
     expect([iterations, converged]).toEqual([3, false]);
     expect((await powerIteration(tensor([0, 0, 0, 0], [2, 2]))).sigma).toBe(0);

@@ -2,17 +2,7 @@ import { beforeAll, describe, expect, it } from "vitest";
 import { checkGradients, leaf, sample } from "../../test/support/gradients.ts";
 import { defect, distance, fromTensor, orthogonal, plain, product, toTensor, transposed, withSingularValues } from "../../test/support/matrices.ts";
 import { Rng, start, sub, sumSquares, tensor, type Tensor } from "../tensor/index.ts";
-import {
-  inverseSquareRoot,
-  kronecker,
-  matrixSquareRoot,
-  modeProduct,
-  nearestKronecker,
-  polar,
-  pseudoInverse,
-  tucker,
-  tuckerReconstruct,
-} from "./index.ts";
+import { inverseSquareRoot, kronecker, matrixSquareRoot, modeProduct, nearestKronecker, polar, pseudoInverse, tucker, tuckerReconstruct } from "./index.ts";
 
 beforeAll(async () => {
   await start();
@@ -109,9 +99,13 @@ describe("kronecker", () => {
     expect(error).toBeLessThan(1e-14);
     expect(distance(await fromTensor(kronecker(left, right)), await fromTensor(exact))).toBeLessThan(1e-14);
     const noise = sample([12, 10], 6, 1e-3);
-    const noisy = tensor(((await exact.data()) as Float64Array).map((x, i) => x + noise[i]!), [12, 10], "f64");
+    const noisy = tensor(
+      ((await exact.data()) as Float64Array).map((x, i) => x + noise[i]!),
+      [12, 10],
+      "f64",
+    );
     const near = await nearestKronecker(noisy, [3, 2]);
-    const found = Math.sqrt((squares(sub(noisy, kronecker(near.left, near.right)))) / (squares(noisy)));
+    const found = Math.sqrt(squares(sub(noisy, kronecker(near.left, near.right))) / squares(noisy));
     expect(found).toBeCloseTo(near.error, 10);
     expect(found).toBeLessThanOrEqual(Math.hypot(...noise) / Math.sqrt(squares(noisy)));
     await expect(nearestKronecker(exact, [5, 2])).rejects.toThrow(/does not divide/);
@@ -142,7 +136,7 @@ describe("tucker", () => {
     expect(core.shape).toEqual([2, 3, 2]);
     for (const factor of factors) expect(defect(await fromTensor(factor))).toBeLessThan(1e-13);
     const size = squares(built);
-    expect((squares(sub(built, tuckerReconstruct({ core, factors })))) / size).toBeLessThan(1e-26);
+    expect(squares(sub(built, tuckerReconstruct({ core, factors }))) / size).toBeLessThan(1e-26);
     const random = rng.normal([4, 3, 5], 1, "f64");
     expect(squares(sub(random, tuckerReconstruct(await tucker(random, [4, 3, 5]))))).toBeLessThan(1e-24);
   });

@@ -27,7 +27,15 @@ function weighted(left: Tensor, d: ArrayLike<number>, right: Tensor, dtype: Tens
 export async function polar(a: Tensor): Promise<{ U: Tensor; P: Tensor }> {
   return scope(() => {
     const { left, values, right } = singularRows(a, "polar");
-    return { U: weighted(left, values.map(() => 1), right, a.dtype), P: weighted(right, values, right, a.dtype) };
+    return {
+      U: weighted(
+        left,
+        values.map(() => 1),
+        right,
+        a.dtype,
+      ),
+      P: weighted(right, values, right, a.dtype),
+    };
   });
 }
 
@@ -41,7 +49,12 @@ export async function pseudoInverse(a: Tensor, { rtol }: { rtol?: number } = {})
   return scope(() => {
     const { left, values, right } = singularRows(a, "pseudoInverse");
     const limit = (rtol ?? Math.max(...a.shape) * (a.dtype === "f64" ? 2 ** -52 : 2 ** -23)) * (values[0] ?? 0);
-    return weighted(right, values.map((x) => (x > limit ? 1 / x : 0)), left, a.dtype);
+    return weighted(
+      right,
+      values.map((x) => (x > limit ? 1 / x : 0)),
+      left,
+      a.dtype,
+    );
   });
 }
 

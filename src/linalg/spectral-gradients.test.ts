@@ -86,7 +86,12 @@ describe("eighBackward", () => {
   it("is exact for a loss that does not see the basis of a cluster, and finite for one that does", async () => {
     const same = await eigh(tensor([2, 0, 0, 2], [2, 2], "f64"));
     const trace = await fromTensor(eighBackward(same, { eigenvalues: tensor([1, 1], [2], "f64") }));
-    expect(distance(trace, plain(2, 2, (i, j) => (i === j ? 1 : 0)))).toBeLessThan(1e-15);
+    expect(
+      distance(
+        trace,
+        plain(2, 2, (i, j) => (i === j ? 1 : 0)),
+      ),
+    ).toBeLessThan(1e-15);
     const vectors = await fromTensor(eighBackward(same, { eigenvectors: tensor([1, 2, 3, 4], [2, 2], "f64") }));
     expect(Math.max(...vectors.values.map(Math.abs))).toBe(0);
   });

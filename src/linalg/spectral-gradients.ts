@@ -71,8 +71,18 @@ export function svdBackward({ U, S, Vh }: Svd, gradients: { U?: Tensor; S?: Tens
       const s = numbers(S);
       const V = transpose(Vh);
       const limit = cluster * Math.max(0, ...s);
-      const [sigma, inverse] = [diagonal(s, dtype), diagonal(s.map((x) => (x > limit ? 1 / x : 0)), dtype)];
-      const F = differences(s.map((x) => x * x), cluster, dtype);
+      const [sigma, inverse] = [
+        diagonal(s, dtype),
+        diagonal(
+          s.map((x) => (x > limit ? 1 / x : 0)),
+          dtype,
+        ),
+      ];
+      const F = differences(
+        s.map((x) => x * x),
+        cluster,
+        dtype,
+      );
       /** F ∘ (XᵀG − GᵀX) */
       const turn = (x: Tensor, g: Tensor): Tensor => {
         const product = matmul(transpose(x), g);

@@ -1,6 +1,17 @@
 import { beforeAll, describe, expect, it } from "vitest";
 import { sample } from "../../test/support/gradients.ts";
-import { defect, distance, fromTensor, onEveryBackend, plain, product, toTensor, transposed, withSingularValues, type Plain } from "../../test/support/matrices.ts";
+import {
+  defect,
+  distance,
+  fromTensor,
+  onEveryBackend,
+  plain,
+  product,
+  toTensor,
+  transposed,
+  withSingularValues,
+  type Plain,
+} from "../../test/support/matrices.ts";
 import { start, tensor } from "../tensor/index.ts";
 import { singularValues, svd } from "./index.ts";
 

@@ -151,10 +151,17 @@ export async function singularValues(a: Tensor): Promise<Tensor> {
     const { tall, scale } = prepared(a, "singularValues");
     if (a.dtype === "f64") {
       const { values } = tallSvd(tall, true);
-      return tensor(values.map((x) => x * scale), [values.length], "f64");
+      return tensor(
+        values.map((x) => x * scale),
+        [values.length],
+        "f64",
+      );
     }
     const { diagonal, offDiagonal } = tridiagonalize(gramOfRows(turned(tall)));
     const values = tridiagonalValues(diagonal, offDiagonal).reverse();
-    return tensor(values.map((x) => scale * Math.sqrt(Math.max(x, 0))), [values.length]);
+    return tensor(
+      values.map((x) => scale * Math.sqrt(Math.max(x, 0))),
+      [values.length],
+    );
   });
 }

@@ -31,10 +31,16 @@ function unfold(x: Tensor, mode: number): Tensor {
 export function modeProduct(x: Tensor, m: Tensor, mode: number): Tensor {
   const d = x.shape.length;
   if (!(mode >= 0 && mode < d) || m.shape.length !== 2 || m.shape[1] !== x.shape[mode])
-    throw new StrutError("shape", `modeProduct: a matrix of shape [${m.shape}] does not fit axis ${mode} of [${x.shape}]; its second extent must equal that axis`);
+    throw new StrutError(
+      "shape",
+      `modeProduct: a matrix of shape [${m.shape}] does not fit axis ${mode} of [${x.shape}]; its second extent must equal that axis`,
+    );
   const order = modeFirst(d, mode);
   const product = reshape(matmul(m, unfold(x, mode)), [m.shape[0]!, ...order.slice(1).map((axis) => x.shape[axis]!)]);
-  return permute(product, order.map((_, axis) => order.indexOf(axis)));
+  return permute(
+    product,
+    order.map((_, axis) => order.indexOf(axis)),
+  );
 }
 
 /** The leading left singular vectors of the mode-k unfolding, n_k×rank. */
@@ -63,8 +69,7 @@ export async function tucker(x: Tensor, ranks: readonly number[], { sweeps = 0 }
   if (ranks.length !== d) throw new StrutError("shape", `tucker: ${ranks.length} ranks for ${d} axes; give one a axis`);
   return scope(() => {
     const factors = ranks.map((rank, mode) => leading(x, mode, rank));
-    const projected = (skipped: number): Tensor =>
-      factors.reduce((y, factor, mode) => (mode === skipped ? y : modeProduct(y, turned(factor), mode)), x);
+    const projected = (skipped: number): Tensor => factors.reduce((y, factor, mode) => (mode === skipped ? y : modeProduct(y, turned(factor), mode)), x);
     for (let sweep = 0; sweep < sweeps; sweep++)
       ranks.forEach((rank, mode) => {
         const y = projected(mode);

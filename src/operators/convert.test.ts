@@ -58,7 +58,15 @@ describe("toLowRank", () => {
   });
 
   it("finds by random directions nearly the same, and its error", async () => {
-    const w = dense(toTensor(withSingularValues(60, 50, Array.from({ length: 50 }, (_, i) => 0.7 ** i))));
+    const w = dense(
+      toTensor(
+        withSingularValues(
+          60,
+          50,
+          Array.from({ length: 50 }, (_, i) => 0.7 ** i),
+        ),
+      ),
+    );
     const best = await toLowRank(w, 6);
     const random = await toLowRank(w, 6, { svd: "randomized", rng: new Rng(2) });
     expect(random.error).toBeCloseTo(best.error, 8);

@@ -40,8 +40,14 @@ interface Triples {
 
 /** SVD of B·A through its factors: B = U₁S₁V₁ᵀ, A = U₂S₂V₂ᵀ, and the SVD of the small S₁V₁ᵀU₂S₂. */
 async function throughFactors(terms: readonly LowRank[]): Promise<Triples> {
-  const B = concat(terms.map((term) => scale(cast(term.B, "f64"), term.scale)), 1);
-  const A = concat(terms.map((term) => cast(term.A, "f64")), 0);
+  const B = concat(
+    terms.map((term) => scale(cast(term.B, "f64"), term.scale)),
+    1,
+  );
+  const A = concat(
+    terms.map((term) => cast(term.A, "f64")),
+    0,
+  );
   if (B.shape[1] === 0) return { U: B, S: [], Vh: A };
   const [left, right] = [await svd(B), await svd(A)];
   const [rows, cols] = [left.S.size, right.S.size];

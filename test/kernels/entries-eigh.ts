@@ -23,7 +23,15 @@ const tridiagonal_panel: Entry = (draw) => {
   const a = list(n * n, (at) => (at % n < Math.floor(at / n) ? NaN : zeros && draw.chance(0.7) ? 0 : real(draw)));
   return {
     kernel: "tridiagonal_panel",
-    args: [doubles(draw, "inout", a, near), fresh(draw, 3 * width * n, near), ...list(3, () => n).map((size) => fresh(draw, size, near)), n, from, width, "scratch"],
+    args: [
+      doubles(draw, "inout", a, near),
+      fresh(draw, 3 * width * n, near),
+      ...list(3, () => n).map((size) => fresh(draw, size, near)),
+      n,
+      from,
+      width,
+      "scratch",
+    ],
   };
 };
 
@@ -84,7 +92,12 @@ const jacobi_sweep: Entry = (draw) => {
     kernel: "jacobi_sweep",
     args: [
       doubles(draw, "inout", g, allowed),
-      doubles(draw, "inout", list(n * n, () => real(draw)), allowed),
+      doubles(
+        draw,
+        "inout",
+        list(n * n, () => real(draw)),
+        allowed,
+      ),
       fresh(draw, Math.ceil(n / 2), allowed),
       n,
       m,
