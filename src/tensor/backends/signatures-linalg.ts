@@ -13,11 +13,11 @@ export const linalg = {
    * a vw d e tau | n from width | scratch
    */
   tridiagonal_panel: signature(["f64*", "f64*", "f64*", "f64*", "f64*", "i32", "i32", "i32", "f32*"], (n, from, width) => [
-    from! + width! <= n! ? n! * n! : NaN,
+    Math.max(n!, from! + width!) * n!,
     3 * width! * n!,
-    n!,
-    n!,
-    n!,
+    Math.max(n!, from! + width!),
+    Math.max(n!, from! + width!),
+    Math.max(n!, from! + width!),
     2 * 16 * n!,
   ]),
   /** Eigenvalues d and vectors (rows of q) of each diagonal block of a symmetric tridiagonal matrix: d e q? | n block qRow. NaN where it did not converge. */
