@@ -25,9 +25,10 @@ export function dense(weight: Tensor, transposed = false): LinearOperator {
 }
 
 /** A + B of two operators of one shape. */
-export function sumOf(first: LinearOperator, second: LinearOperator): LinearOperator {
+export function sumOf(first: LinearOperator, second: LinearOperator): LinearOperator & { readonly terms: readonly [LinearOperator, LinearOperator] } {
   return {
     kind: "sum",
+    terms: [first, second],
     out: first.out,
     in: first.in,
     parts: { ...prefixed("0.", first.parts), ...prefixed("1.", second.parts) },

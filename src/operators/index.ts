@@ -1,3 +1,4 @@
+export { toLowRank, type LowRankOptions, type LowRankResult } from "./convert.ts";
 export { dense, sumOf } from "./dense.ts";
 export { scaledRows } from "./diagonal.ts";
 export { lowRank } from "./low-rank.ts";

@@ -1,3 +1,4 @@
 import type { Entry } from "./draw.ts";
+import { eigh } from "./entries-eigh.ts";
 
-export const linalg = {} satisfies Record<string, Entry>;
+export const linalg = { ...eigh } satisfies Record<string, Entry>;
