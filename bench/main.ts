@@ -6,7 +6,7 @@ import type { Options } from "./measure.ts";
 import { comparePeer } from "./peer.ts";
 import { trainStep } from "./steps.ts";
 
-const usage = `usage: npm run bench -- gemm | gpt2-step [--mode forward|lora|full] [--threads N] [--runs N] [--warmup N] [--json] [--check]
+const usage = `usage: npm run bench -- gemm | gpt2-step [--mode forward|lora|full] [--threads N] [--runs N] [--warmup N] [--json] [--check] [--update-in-backward]
                         [--peer "COMMAND" [--rounds N]]   run ours and the peer in alternation and print ratios`;
 
 const { values, positionals } = parseArgs({
@@ -18,6 +18,7 @@ const { values, positionals } = parseArgs({
     mode: { type: "string", default: "lora" },
     json: { type: "boolean", default: false },
     check: { type: "boolean", default: false },
+    "update-in-backward": { type: "boolean", default: false },
     peer: { type: "string" },
     rounds: { type: "string", default: "3" },
   },
@@ -45,6 +46,7 @@ if (values.peer !== undefined) {
     warmup: number(values.warmup),
     json: values.json,
     check: values.check,
+    updateInBackward: values["update-in-backward"],
   };
   const { backend } = await start({ threads: options.threads });
   console.log(

@@ -70,7 +70,7 @@ export async function trainStep(options: Options, mode: Mode): Promise<void> {
   const [runs, warmup] = [options.runs ?? 7, options.warmup ?? 2];
   const { times, losses } = await (mode === "forward"
     ? forwardTimes(model, batch, runs + warmup)
-    : stepTimes(model, batch, runs + warmup, mode === "lora" ? 1e-3 : 1e-4));
+    : stepTimes(model, batch, runs + warmup, mode === "lora" ? 1e-3 : 1e-4, options.updateInBackward));
   const kept = times.slice(warmup);
   const middle = median(kept);
   Object.assign(extra, {
@@ -94,7 +94,7 @@ async function forwardTimes(model: Model, batch: { ids: number[][] }, count: num
 }
 
 /** Seconds between the ends of consecutive steps of one run. */
-async function stepTimes(model: Model, batch: { ids: number[][] }, count: number, learningRate: number) {
+async function stepTimes(model: Model, batch: { ids: number[][] }, count: number, learningRate: number, updateInBackward: boolean) {
   const [times, losses]: [number[], number[]] = [[], []];
   let last = performance.now();
   resetPeak();
@@ -102,6 +102,7 @@ async function stepTimes(model: Model, batch: { ids: number[][] }, count: number
     batches: [batch],
     steps: count,
     learningRate,
+    updateInBackward,
     optimizer: { method: adamw, options: { weightDecay: 0.01 } },
     onEvent(event) {
       if (event.event === "start") last = performance.now();

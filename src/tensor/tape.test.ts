@@ -32,6 +32,14 @@ describe("backward", () => {
     expect(used()).toBe(before);
   });
 
+  it("gives a gradient only when nothing reads the parameter's memory any more, stopGradient's views included", async () => {
+    const [v, w] = [parameter([4, 4], "v"), parameter([4, 4], "w")];
+    const loss = (): t.Tensor => t.sum(t.linear(t.linear(t.linear(t.ones([3, 4]), v), t.stopGradient(w)), w));
+    const expected = numbers(t.backward(loss()).get(v)!);
+    const gradients = await t.backward(loss(), { onGradient: (parameter) => kernels().fill(parameter, 0, 16) });
+    expect(numbers(gradients.get(v)!)).toEqual(expected);
+  });
+
   it("never holds much more than the forward pass did, when gradients are freed as they come", async () => {
     const { pool } = engine();
     const weights = layers();

@@ -63,8 +63,8 @@ export type Gradients = Map<Parameter, Tensor>;
 
 export interface BackwardOptions {
   /**
-   * Called with each parameter's finished gradient, as soon as the node of its last use is done. It may change the
-   * parameter and free the gradient; a tensor it returns takes the gradient's place.
+   * Called with each parameter's finished gradient, as soon as the last node that reads its memory is done. It may change
+   * the parameter and free the gradient; a tensor it returns takes the gradient's place.
    */
   onGradient?: (parameter: Parameter, gradient: Tensor) => Tensor | void | Promise<Tensor | void>;
   /** Gradient of the output; defaults to 1 for a loss with one element. */
@@ -134,6 +134,23 @@ class Accumulator {
   }
 }
 
+/** The parameters of a tape by their memory, and how many inputs of nodes lie in it: views and stopGradient share it. */
+function readersOf(nodes: readonly Node[]): Map<Handle, { left: number; parameters: Set<Parameter> }> {
+  const readers = new Map<Handle, { left: number; parameters: Set<Parameter> }>();
+  const inputs = nodes.flatMap((node) => node.inputs);
+  for (const input of inputs) {
+    if (!(input instanceof Parameter && input.trainable)) continue;
+    const found = readers.get(input.handle);
+    if (found) found.parameters.add(input);
+    else readers.set(input.handle, { left: 0, parameters: new Set([input]) });
+  }
+  for (const { handle } of inputs) {
+    const found = readers.get(handle);
+    if (found) found.left++;
+  }
+  return readers;
+}
+
 function* walk(loss: Tensor, seed: Tensor | undefined): Generator<readonly [Parameter, Tensor], void, void> {
   if (!seed && loss.size !== 1)
     throw new StrutError("shape", `backward() starts from a loss with one element, this one has shape [${loss.shape}]`, {
@@ -144,8 +161,7 @@ function* walk(loss: Tensor, seed: Tensor | undefined): Generator<readonly [Para
       hint: "Adapt the model, or set `trainable` on parameters, before the forward pass.",
     });
   const nodes = reachable(loss.node);
-  const uses = new Map<Parameter, number>();
-  for (const { inputs } of nodes) for (const input of inputs) if (input instanceof Parameter && input.trainable) uses.set(input, (uses.get(input) ?? 0) + 1);
+  const readers = readersOf(nodes);
   const sums = new Accumulator(new Set(nodes.flatMap((node) => node.owned)));
   if (seed) sums.hold(seed);
   sums.add(loss, seed ?? ones(loss.shape, loss.dtype));
@@ -164,16 +180,17 @@ function* walk(loss: Tensor, seed: Tensor | undefined): Generator<readonly [Para
     }
     for (const handle of node.owned) if (!handle.kept && handle !== loss.handle) engine().pool.free(handle);
     node.output.node = undefined;
-    for (const input of node.inputs) {
-      if (!(input instanceof Parameter && input.trainable)) continue;
-      const left = uses.get(input)! - 1;
-      uses.set(input, left);
-      const total = left === 0 ? sums.take(input) : undefined;
-      if (!total) continue;
-      // whoever gets it may write it in place
-      const own = total.contiguous && !sums.shared(total) ? total : copyOf(total);
-      if (own !== total) sums.release(total);
-      yield [input, own];
+    for (const { handle } of node.inputs) {
+      const reader = readers.get(handle);
+      if (!reader || --reader.left > 0) continue;
+      for (const parameter of reader.parameters) {
+        const total = sums.take(parameter);
+        if (!total) continue;
+        // whoever gets it may write it in place
+        const own = total.contiguous && !sums.shared(total) ? total : copyOf(total);
+        if (own !== total) sums.release(total);
+        yield [parameter, own];
+      }
     }
   }
 }
