@@ -60,10 +60,11 @@ export class Recorder {
     this.#inputMoments = { gram: any("inputGram"), sums: any("inputMean", "inputAbsMean", "inputNorm") };
     this.#gradientMoments = { gram: any("outputGradientGram"), sums: any("outputGradientMean", "outputGradientNorm") };
     this.wantsGradients = any("outputGradientGram", "outputGradientMean", "outputGradientNorm", "weightGradient", "weightTimesGradient");
+    if (this.wantsGradients) this.#leaf = noGrad(() => new Parameter(zeros([1]), "statistics", true));
     this.#wantsWeights = any("weightGradient", "weightTimesGradient");
   }
 
-  readonly #leaf = noGrad(() => new Parameter(zeros([1]), "statistics", true));
+  readonly #leaf: Parameter | undefined;
   readonly wantsGradients: boolean;
   readonly #wantsWeights: boolean;
 
@@ -103,7 +104,7 @@ export class Recorder {
         moments.add(rows);
         if (this.#wantsWeights) this.#addWeightGradient(site, flat(g, site.out), flat(held.get(site.path)!, site.in));
       });
-    return { sees, input, outputGradient, leaf: this.#leaf };
+    return { sees, input, outputGradient, leaf: this.#leaf! };
   }
 
   #momentsFor(site: Site): Moments {
