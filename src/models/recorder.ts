@@ -35,6 +35,7 @@ export interface SiteStatistics extends Readonly<Partial<Record<Statistic, Tenso
 
 export interface RecorderOptions {
   readonly wants: ReadonlySet<Statistic>;
+  readonly products: "f64" | "f32";
   readonly inputRows: number;
   readonly inputSample: "reservoir" | "first";
   readonly seed: number;
@@ -57,8 +58,9 @@ export class Recorder {
   constructor(options: RecorderOptions) {
     this.#options = options;
     const any = (...names: Statistic[]): boolean => names.some((name) => options.wants.has(name));
-    this.#inputMoments = { gram: any("inputGram"), sums: any("inputMean", "inputAbsMean", "inputNorm") };
-    this.#gradientMoments = { gram: any("outputGradientGram"), sums: any("outputGradientMean", "outputGradientNorm") };
+    const gram = (name: Statistic): Moments["gram"] => (options.wants.has(name) ? options.products : undefined);
+    this.#inputMoments = { gram: gram("inputGram"), sums: any("inputMean", "inputAbsMean", "inputNorm") };
+    this.#gradientMoments = { gram: gram("outputGradientGram"), sums: any("outputGradientMean", "outputGradientNorm") };
     this.wantsGradients = any("outputGradientGram", "outputGradientMean", "outputGradientNorm", "weightGradient", "weightTimesGradient");
     if (this.wantsGradients) this.#leaf = noGrad(() => new Parameter(zeros([1]), "statistics", true));
     this.#wantsWeights = any("weightGradient", "weightTimesGradient");
@@ -137,7 +139,7 @@ export class Recorder {
   #addWeightGradient(site: Site, g: Tensor, x: Tensor): void {
     const total = this.#weightGradients.get(site.path) ?? keep(zeros([site.out, site.in], "f64"));
     this.#weightGradients.set(site.path, total);
-    inChunks(g, (part, from) => gemmInto(total, transpose(part), widened(slice(x, 0, from, from + part.shape[0]!)), { beta: 1 }));
+    inChunks(g, (part, from) => gemmInto(total, transpose(widened(part)), widened(slice(x, 0, from, from + part.shape[0]!)), { beta: 1 }));
   }
 
   /** What was collected at some sites. */

@@ -115,6 +115,17 @@ describe("statistics of inputs", () => {
     }
   });
 
+  it("have Gram matrices of f32 products that err by 1e-6 where those are asked for, over many rows", async () => {
+    const model = await modelOf(scaffolds[1]!);
+    const long = Array.from({ length: 90 }, (_, i) => ({ ids: Array.from({ length: 8 }, (_r, r) => Array.from({ length: 15 }, (_c, c) => (i * r + c) % 11)) }));
+    const [exact, quick] = await Promise.resolve([
+      await collectStatistics(model, [{ ids: long.flatMap(({ ids }) => ids) }], { wants: ["inputGram"] }),
+      await collectStatistics(model, long, { wants: ["inputGram"], products: "f32" }),
+    ]);
+    await allSame(quick, exact, 1e-6);
+    await expect(allSame(quick, exact, 1e-12)).rejects.toThrow();
+  });
+
   it("do not depend on how the data is cut into batches, and an asynchronous source gives the same", async () => {
     const model = await modelOf(llama);
     const options: StatisticsOptions = { wants: [...sums, "inputs", "idCounts", "outputGradientGram", "outputGradientNorm", "weightGradient"], inputRows: 7 };

@@ -6,4 +6,11 @@ const column_moments: Entry = (draw) => {
   return { kernel: "column_moments", args: [draw.output(3 * cols, "bits", "f64"), draw.reals(rows * cols, 2), rows, cols] };
 };
 
-export const linalg = { column_moments } satisfies Record<string, Entry>;
+const widen_rows: Entry = (draw) => {
+  const [rows, cols] = draw.matrix();
+  const [stride, add] = [cols + draw.size(9), draw.integer(0, 1)];
+  const y = draw.strided([rows, cols], [stride, 1]);
+  return { kernel: "widen_rows", args: [draw.inout(y, "bits", "f64"), draw.reals(rows * cols), rows, cols, stride, add] };
+};
+
+export const linalg = { column_moments, widen_rows } satisfies Record<string, Entry>;

@@ -14,3 +14,7 @@ export function column_moments(out: Float64Array<ArrayBufferLike>, x: Reals, row
     out[2 * cols + c] = square;
   }
 }
+
+export function widen_rows(y: Float64Array<ArrayBufferLike>, x: Float32Array<ArrayBufferLike>, rows: number, cols: number, stride: number, add: number): void {
+  for (let r = 0; r < rows; r++) for (let c = 0; c < cols; c++) y[r * stride + c] = add ? y[r * stride + c]! + x[r * cols + c]! : x[r * cols + c]!;
+}
