@@ -121,9 +121,9 @@ export class RowMoments {
   /** Refuses numbers that are no longer numbers. */
   check(what: string): void {
     const n = this.#width;
-    const squares = this.#sums?.subarray(2 * n) ?? (this.#gram ? (hostView(this.#gram) as Float64Array).filter((_, i) => i % (n + 1) === 0) : []);
-    for (const value of squares)
-      if (!Number.isFinite(value))
+    const [values, from, step] = this.#sums ? [this.#sums, 2 * n, 1] : this.#gram ? [hostView(this.#gram) as Float64Array, 0, n + 1] : [[], 0, 0];
+    for (let i = 0; i < n && values.length > 0; i++)
+      if (!Number.isFinite(values[from + i * step]))
         throw new StrutError("diverged", `${what} is not finite, so it has no statistics`, { hint: "Check the model's weights for NaN or infinity." });
   }
 }
