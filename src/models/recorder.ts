@@ -118,7 +118,11 @@ export class Recorder {
 
   /** The rows of x […, width] that count. */
   #counted(site: Site, x: Tensor, width: number, { places, counts }: Prepared): Tensor {
-    const rows = flat(stopGradient(x), width);
+    if (x.shape.at(-1) !== width)
+      throw new StrutError("shape", `${site.path} shows its observer a tensor of shape [${x.shape}], expected rows of ${width} features`, {
+        hint: "A convolution shows its unfolded patches.",
+      });
+    const rows = flat(x, width);
     if (!places) return rows;
     if (rows.shape[0] !== counts.length)
       throw new StrutError("shape", `${site.path} sees ${rows.shape[0]} rows where the mask has ${counts.length} tokens`, {

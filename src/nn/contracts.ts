@@ -32,7 +32,7 @@ export interface Live {
 /** What is measured in forward and backward: by the loop for regimes, by the calibration pass. What it keeps, it copies. */
 export interface Observer {
   hidden?(depth: number, x: Tensor): void;
-  /** x […, in], or the ids of an embedding. */
+  /** x […, in] as the operator sees it, of a conv2d its unfolded patches; or the ids of an embedding. */
   input?(site: Site, x: Tensor): void;
   outputGradient?(site: Site, gradient: Tensor): void;
   /** The sites that it sees; defaults to all. */

@@ -9,7 +9,8 @@ export interface Node {
   readonly id: number;
   readonly inputs: readonly Tensor[];
   readonly output: Tensor;
-  readonly backward: (gradient: Tensor) => readonly (Tensor | null)[];
+  /** `sumOf` gives the gradient that an input has so far, if it may be written: adding to it stands for returning one. */
+  readonly backward: (gradient: Tensor, sumOf: (input: Tensor) => Tensor | undefined) => readonly (Tensor | null)[];
   /** Memory that nobody needs once this node's backward has run. */
   readonly owned: readonly Handle[];
 }
@@ -84,9 +85,9 @@ function reachable(root: Node): Node[] {
   return [...seen].sort((a, b) => b.id - a.id);
 }
 
-/** Gradients under way, by the tensor they belong to; a buffer that arrived from elsewhere is not written in place. */
+/** Gradients under way, by the tensor they belong to; memory that something else reads is not written in place. */
 class Accumulator {
-  readonly #sums = new Map<Tensor, { value: Tensor; own: boolean }>();
+  readonly #sums = new Map<Tensor, Tensor>();
   readonly #uses = new Map<Handle, number>();
   readonly #forward: ReadonlySet<Handle>;
 
@@ -96,25 +97,25 @@ class Accumulator {
 
   add(target: Tensor, gradient: Tensor): void {
     const sum = this.#sums.get(target);
-    if (!sum) {
-      this.hold(gradient);
-      this.#sums.set(target, { value: gradient, own: false });
-      return;
-    }
-    const value = sum.own ? sum.value : copyOf(sum.value);
-    kernels().axpby(value, 1, gradient.contiguous ? gradient : copyOf(gradient), 1, gradient.size);
-    if (sum.own) return;
+    const value = sum ? (this.writable(target) ?? copyOf(sum)) : gradient;
+    if (sum) kernels().axpby(value, 1, gradient.contiguous ? gradient : copyOf(gradient), 1, gradient.size);
+    if (value === sum) return;
     this.hold(value);
-    this.#sums.set(target, { value, own: true });
-    this.release(sum.value);
+    this.#sums.set(target, value);
+    if (sum) this.release(sum);
+  }
+
+  /** The sum so far, where nobody else reads its memory. */
+  writable(target: Tensor): Tensor | undefined {
+    const sum = this.#sums.get(target);
+    return sum && sum.contiguous && !sum.handle.kept && !this.shared(sum) ? sum : undefined;
   }
 
   /** The sum so far; whoever takes it releases it. */
   take(target: Tensor): Tensor | undefined {
     const sum = this.#sums.get(target);
-    if (!sum) return undefined;
     this.#sums.delete(target);
-    return sum.value;
+    return sum;
   }
 
   hold({ handle }: Tensor): void {
@@ -168,7 +169,7 @@ function* walk(loss: Tensor, seed: Tensor | undefined): Generator<readonly [Para
   for (const node of nodes) {
     const gradient = sums.take(node.output);
     if (gradient) {
-      const results = noGrad(() => scope(() => node.backward(gradient)));
+      const results = noGrad(() => scope(() => node.backward(gradient, (input) => sums.writable(input))));
       if (results.length !== node.inputs.length)
         throw new StrutError("gradient", `a backward function returned ${results.length} gradients for ${node.inputs.length} inputs`);
       for (const result of results) if (result) sums.hold(result);
