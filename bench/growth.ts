@@ -35,10 +35,10 @@ export async function growth(self: string, folder: string): Promise<void> {
     for (const mode of modes)
       for (const value of values) {
         const at = { ...middle, [axis]: value };
-        const command = `'${process.execPath}' '${self}' step --mode ${mode} --width ${at.width} --depth ${at.depth} --tokens ${at.tokens} --threads ${at.threads} --runs 5 --json`;
+        const command = `'${process.execPath}' '${self}' step --mode ${mode} --width ${at.width} --depth ${at.depth} --tokens ${at.tokens} --threads ${at.threads} --runs 7 --json`;
         const [row] = await rowsOf(command, process.env);
         const outside = Number(row!.extra["outside_products_percent"]);
-        const point = { axis, mode, value, ms: row!.median_s * 1000, mib: row!.peak_rss_mib, outside };
+        const point = { axis, mode, value, ms: row!.min_s * 1000, mib: row!.peak_rss_mib, outside };
         points.push(point);
         console.error(`${axis}=${value} ${mode}: ${point.ms.toFixed(1)} ms, ${point.mib} MiB, ${outside} % outside of products`);
       }
@@ -68,7 +68,7 @@ function table(points: readonly Point[], name: string): string {
   const others = `width ${middle.width}, depth ${middle.depth}, 4×${middle.tokens} tokens, ${middle.threads} threads`;
   return `# How a training step grows
 
-GPT-2 with 64 features a head and 8192 tokens of vocabulary: ${others} where nothing else stands. Median of 5 steps, peak of the
+GPT-2 with 64 features a head and 8192 tokens of vocabulary: ${others} where nothing else stands. Fastest of 7 steps, since other work disturbs the rest; peak of the
 resident set of a process of its own (some 60 MiB of it Node), share of the time outside of matrix products and attention. The
 exponents are those of a power law through the last two points. ${cpus()[0]?.model ?? "?"}, ${cpus().length} cores, Node ${process.version}.
 

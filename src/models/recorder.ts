@@ -147,7 +147,7 @@ export class Recorder {
   }
 
   /** What was collected at some sites. */
-  async finish(sites: readonly Site[]): Promise<Map<string, SiteStatistics>> {
+  finish(sites: readonly Site[]): Map<string, SiteStatistics> {
     if (this.tokens === 0)
       throw new StrutError("data", "there was nothing to collect statistics from: no batch has a token that counts", {
         hint: "Give at least one batch, and check its mask.",
@@ -187,7 +187,9 @@ export class Recorder {
       const weightTimesGradient = wants.has("weightTimesGradient")
         ? { weightTimesGradient: keep(scope(() => abs(mul(widened(contiguous(site.weight.toDense())), weightGradient)))) }
         : {};
-      return { ...(wants.has("weightGradient") ? { weightGradient } : {}), ...weightTimesGradient };
+      if (wants.has("weightGradient")) return { weightGradient, ...weightTimesGradient };
+      free(weightGradient);
+      return weightTimesGradient;
     });
   }
 }

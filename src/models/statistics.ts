@@ -77,12 +77,19 @@ export async function collectStatistics(model: Model, batches: CalibrationBatche
   const { inputRows = 1024, inputSample = "reservoir", seed = 0, products = "f64", stream = "original" } = options;
   if (!Number.isInteger(inputRows) || inputRows < 1)
     throw new StrutError("option", `inputRows is ${inputRows}; it must be a whole number of at least 1`, { path: "inputRows" });
+  for (const [path, value, allowed] of [
+    ["products", products, ["f64", "f32"]],
+    ["inputSample", inputSample, ["reservoir", "first"]],
+    ["stream", stream, ["original", "compensated", "teacher"]],
+  ] as const)
+    if (!(allowed as readonly string[]).includes(value))
+      throw new StrutError("option", `${path} is ${value}; it must be one of ${allowed.join(", ")}`, { path });
   const recorder = new Recorder({ wants: new Set(options.wants), products, inputRows, inputSample, seed });
   const pass = new Pass(recorder, options);
   if (stream === "compensated") return pass.blockByBlock(model, sites, batches);
   const subject = stream === "teacher" ? teacherOf(model, sites, options.teacher) : model;
   await pass.straight(subject, sites, batches);
-  return { tokens: recorder.tokens, sequences: recorder.sequences, sites: await recorder.finish(sites) };
+  return { tokens: recorder.tokens, sequences: recorder.sequences, sites: recorder.finish(sites.map(({ path }) => subject.layers.get(path)!.site!)) };
 }
 
 /** The sites an options object names; every mistake ends in a sentence. */
@@ -206,7 +213,7 @@ class Pass {
         look(model, batch, { observer, part: partOf(batch, depth + 1)! });
         await this.#pause(i + 1, (seen += batch.tokens), depth);
       }
-      const found = await this.#recorder.finish(here);
+      const found = this.#recorder.finish(here);
       for (const [path, statistics] of found) all.set(path, statistics);
       model = await this.#options.replace!({ tokens, sequences, sites: found }, model);
       const next = depths[stage + 1];
