@@ -12,7 +12,7 @@ import { trainStep } from "./steps.ts";
 const usage = `usage: npm run bench -- gemm | attention | gpt2-step | llama-step [--config 9m|60m] | step --width N --depth N --tokens N | growth
                         [--mode forward|lora|full] [--update-in-backward] [--threads N] [--runs N] [--warmup N] [--json] [--check]
                         [--peer "COMMAND" [--rounds N]]   run ours and the peer in alternation and print ratios
-       growth writes a table and a picture into --out (bench/results)`;
+       growth [--rounds N] writes a table and a picture into --out (bench/results)`;
 
 const { values, positionals } = parseArgs({
   allowPositionals: true,
@@ -52,7 +52,7 @@ const benches: Record<string, ((options: Options) => Promise<void>) | undefined>
     : {};
 
 const run = benches[subcommand];
-if (subcommand === "growth") await growth(self, values.out);
+if (subcommand === "growth") await growth(self, values.out, Number(values.rounds));
 else if (!run) {
   console.error(usage);
   process.exit(2);
