@@ -7,6 +7,7 @@ export interface Options {
   warmup?: number | undefined;
   json: boolean;
   check: boolean;
+  updateInBackward: boolean;
 }
 
 /** One line of results, with the fields of the PyTorch peer. */

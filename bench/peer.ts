@@ -2,7 +2,7 @@ import { spawn } from "node:child_process";
 import { median, type Row } from "./measure.ts";
 
 /** Runs a command and returns the measurements it prints, one JSON object a line. */
-async function rowsOf(command: string, environment: NodeJS.ProcessEnv): Promise<Row[]> {
+export async function rowsOf(command: string, environment: NodeJS.ProcessEnv): Promise<Row[]> {
   const child = spawn("sh", ["-c", `exec ${command}`], { stdio: ["ignore", "pipe", "inherit"], env: environment });
   let text = "";
   for await (const chunk of child.stdout) text += String(chunk);

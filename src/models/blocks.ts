@@ -19,12 +19,15 @@ import {
 
 /**
  * Runs one block of a model: intermediates are forgotten at once where nothing will be differentiated, and recomputed in
- * backward if the run asks for it. Observers and caches need the plain way.
+ * backward if the run asks for it. Observers and caches need the plain way there. Blocks outside of the run's part do nothing.
  */
-export function block(run: Run, depth: number, x: Tensor, body: (x: Tensor) => Tensor): Tensor {
+export function block(run: Run, depth: number, before: Tensor, body: (x: Tensor) => Tensor): Tensor {
+  const x = run.part && depth <= run.part.from ? (run.part.x ?? before) : before;
+  if (run.part && depth < run.part.from) return x;
   run.observer?.hidden?.(depth, x);
-  if (run.caches || run.observer) return body(x);
-  if (gradientsFlow()) return run.recompute ? recompute(body, x) : body(x);
+  if (run.part && depth >= run.part.until) return x;
+  if (run.caches) return body(x);
+  if (gradientsFlow()) return run.recompute && !run.observer ? recompute(body, x) : body(x);
   return scope(() => body(x));
 }
 

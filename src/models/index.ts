@@ -6,3 +6,7 @@ export { architectureOf, loadModel, randomModel } from "./load.ts";
 export { forward, hidden, parameters, type Architecture, type Layer, type Model } from "./model.ts";
 export { saveModel, type SaveOptions } from "./save.ts";
 export { generationOptions, type GenerationOptions } from "./sampling.ts";
+export type { CalibrationBatch, CalibrationBatches } from "./calibration.ts";
+export type { SiteStatistics } from "./recorder.ts";
+export { collectStatistics, type Statistics, type StatisticsOptions, type StatisticsProgress } from "./statistics.ts";
+export { loadStatistics, saveStatistics } from "./statistics-file.ts";

@@ -1,8 +1,9 @@
 import { StrutError } from "../errors.ts";
 import type { Config } from "../formats/huggingface.ts";
-import type { AdapterSet, Attachment, RunnableModel, Run, Site } from "../nn/contracts.ts";
+import type { AdapterSet, Attachment, Observer, RunnableModel, Run, Site } from "../nn/contracts.ts";
 import { dense, isOperator, type LinearOperator } from "../operators/index.ts";
-import { add, customGradient, Parameter, sub, type Tensor } from "../tensor/index.ts";
+import { add, Parameter, stopGradient, sub, type Tensor } from "../tensor/index.ts";
+import { record } from "../tensor/tape.ts";
 
 /** One module with weights, as the architecture lists it. */
 export interface LayerSpec {
@@ -119,24 +120,23 @@ export function applyLinear(model: Model, path: string, x: Tensor, run: Run): Te
   const active = acting(model, layer);
   const site = currentSite(layer, active);
   const { weight, bias } = site;
-  run.observer?.input?.(layer.site!, x);
+  const observer = run.observer && (run.observer.sees?.(layer.site!) ?? true) ? run.observer : undefined;
+  observer?.input?.(layer.site!, x);
   let y = bias ? (weight.withBias?.(x, bias) ?? add(weight.apply(x), bias)) : weight.apply(x);
   // every adapter sees the base's output, so that what they add does not depend on their order
   const base = y;
   for (const { forward } of active) if (forward) y = y === base ? forward(x, base, site, run) : add(y, sub(forward(x, base, site, run), base));
-  return run.observer?.outputGradient ? observed(y, layer.site!, run.observer.outputGradient) : y;
+  return observer?.outputGradient ? observed(y, layer.site!, observer) : y;
 }
 
 /** Passes y on and shows its gradient to the observer. */
-const observed = (y: Tensor, site: Site, see: (site: Site, gradient: Tensor) => void): Tensor =>
-  customGradient(
-    [y],
-    (x) => x,
-    (g) => {
-      see(site, g);
-      return [g];
-    },
-  );
+function observed(y: Tensor, site: Site, observer: Observer): Tensor {
+  const inputs = observer.leaf ? [y, observer.leaf] : [y];
+  return record(stopGradient(y), inputs, (g) => {
+    observer.outputGradient!(site, g);
+    return observer.leaf ? [g, null] : [g];
+  });
+}
 
 /** Rows of an embedding with its active adapters. */
 export function applyEmbedding(model: Model, path: string, ids: Tensor, run: Run): Tensor {
@@ -144,6 +144,7 @@ export function applyEmbedding(model: Model, path: string, ids: Tensor, run: Run
   const active = acting(model, layer);
   const site = currentSite(layer, active);
   let y = site.weight.rows!(ids);
+  if (run.observer?.sees?.(layer.site!) ?? true) run.observer?.input?.(layer.site!, ids);
   for (const { rows } of active) if (rows) y = rows(ids, y, site, run);
   return y;
 }

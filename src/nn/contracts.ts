@@ -29,11 +29,16 @@ export interface Live {
   values: Record<string, number>;
 }
 
-/** What the loop measures in forward and backward when a regime asks for it. */
+/** What is measured in forward and backward: by the loop for regimes, by the calibration pass. What it keeps, it copies. */
 export interface Observer {
   hidden?(depth: number, x: Tensor): void;
+  /** x […, in] as the operator sees it, of a conv2d its unfolded patches; or the ids of an embedding. */
   input?(site: Site, x: Tensor): void;
   outputGradient?(site: Site, gradient: Tensor): void;
+  /** The sites that it sees; defaults to all. */
+  sees?(site: Site): boolean;
+  /** A trainable leaf: gradients flow from every site that is seen, even where nothing trains. */
+  readonly leaf?: Parameter;
 }
 
 export interface KvCache {
@@ -54,6 +59,8 @@ export interface Run {
   readonly caches?: readonly KvCache[];
   /** Forget the intermediates of each block and compute them again in backward; defaults to false. */
   readonly recompute?: boolean;
+  /** Only the blocks from `from` to before `until`; the first of them gets x in place of what came before. */
+  readonly part?: { readonly from: number; readonly until: number; readonly x?: Tensor };
 }
 
 /** Something of an adapter that acts at one layer while the adapter is active. */
@@ -256,7 +263,9 @@ export type Statistic =
   | "inputNorm"
   | "inputs"
   | "idCounts"
-  | "outputGradient"
+  | "outputGradientGram"
+  | "outputGradientMean"
+  | "outputGradientNorm"
   | "weightGradient"
   | "weightTimesGradient";
 

@@ -55,6 +55,9 @@ export function keepState(state: State): State {
   return state;
 }
 
+/** What a link sees of the run at one parameter: its random numbers do not depend on the order of the parameters. */
+const alone = (w: Parameter, t: TransformContext): TransformContext => ({ ...t, rng: t.rng.fork(w.name) });
+
 /** The optimiser of a run: parameter groups, their chains, and all state. */
 export class Optimization {
   readonly chains: Chain[] = [];
@@ -131,6 +134,11 @@ export class Optimization {
     return norm;
   }
 
+  /** Whether every chain sees one tensor at a time, so that a weight can move before other gradients are known. */
+  get singly(): boolean {
+    return this.chains.every(({ links }) => links.every(({ scope: of }) => of === "parameter"));
+  }
+
   /** Moves the weights. `clip` comes first; gradients are used up. `beat` may give the event loop its turn. */
   async update(gradients: ReadonlyMap<Parameter, Tensor>, t: TransformContext, beat?: () => Promise<void> | undefined): Promise<void> {
     for (const chain of this.chains) {
@@ -192,7 +200,7 @@ export class Optimization {
 
   async #parameterUpdate(chain: Chain, i: number, link: ParameterLink, u: Tensor, w: Parameter, t: TransformContext): Promise<Tensor> {
     const s = this.#stateOf(chain, i, w, t);
-    const next = await link.update(u, s, w, t);
+    const next = await link.update(u, s, w, alone(w, t));
     keepState(s);
     return next;
   }
@@ -223,7 +231,7 @@ export class Optimization {
   #stateOf(chain: Chain, i: number, w: Parameter, t: TransformContext): State {
     const states = chain.states[i]!;
     let s = states.get(w);
-    if (!s) states.set(w, (s = keepState(noGrad(() => (chain.links[i] as ParameterLink).init(w, t)))));
+    if (!s) states.set(w, (s = keepState(noGrad(() => (chain.links[i] as ParameterLink).init(w, alone(w, t))))));
     return s;
   }
 

@@ -88,6 +88,7 @@ async function trainOptions({ recipe: { training: t }, batches, heldOut, window 
     warmup: t.warmup,
     accumulate: t.accumulate,
     recompute: t.recompute,
+    updateInBackward: t.updateInBackward,
     seed: t.seed,
     ...(heldOut ? { evaluate: { every: t.evaluateEvery ?? Number.MAX_SAFE_INTEGER, data: heldOut, window } } : {}),
     checkpoint: { dir: join(out, outputs.checkpoints), keep: t.keepCheckpoints, ...(t.checkpointEvery === undefined ? {} : { every: t.checkpointEvery }) },

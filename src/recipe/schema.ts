@@ -33,6 +33,7 @@ const training = z.strictObject({
   keepCheckpoints: z.int().positive().default(2).describe("how many of the newest stay; defaults to 2"),
   earlyStopping: earlyStopping.optional().describe("end the run when the held-out loss no longer falls"),
   recompute: z.boolean().default(false).describe("compute intermediates again in backward: less memory, a third more time; defaults to false"),
+  updateInBackward: z.boolean().default(false).describe("move each weight as soon as its gradient is known: less memory, same result; defaults to false"),
   seed: z.int().nonnegative().default(0).describe("where all random numbers start; defaults to 0"),
 });
 

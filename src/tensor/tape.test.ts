@@ -32,6 +32,35 @@ describe("backward", () => {
     expect(used()).toBe(before);
   });
 
+  it("gives a gradient only when nothing reads the parameter's memory any more, stopGradient's views included", async () => {
+    const [v, w] = [parameter([4, 4], "v"), parameter([4, 4], "w")];
+    const loss = (): t.Tensor => t.sum(t.linear(t.linear(t.linear(t.ones([3, 4]), v), t.stopGradient(w)), w));
+    const expected = numbers(t.backward(loss()).get(v)!);
+    const gradients = await t.backward(loss(), { onGradient: (parameter) => kernels().fill(parameter, 0, 16) });
+    expect(numbers(gradients.get(v)!)).toEqual(expected);
+  });
+
+  it("adds into one buffer, and a tied embedding into the head's gradient, so that no second table is made", () => {
+    const table = parameter([512, 64], "table");
+    const ids = t.tensor([1, 5, 1], [3], "i32");
+    const loss = (): t.Tensor => t.linearCrossEntropy(t.embedding(table, ids), table, t.tensor([2, 0, 7], [3], "i32"));
+    const apart = (): t.Tensor => {
+      const rows = new t.Parameter(t.copyOf(table), "rows");
+      return t.linearCrossEntropy(t.embedding(rows, ids), table, t.tensor([2, 0, 7], [3], "i32"));
+    };
+    const [head, rows] = t.scope(() => [...t.backward(apart()).values()].map(numbers)) as [number[], number[]];
+    const { pool } = engine();
+    const total = t.scope(() => {
+      const value = loss();
+      pool.peakBytes = pool.usedBytes;
+      const gradient = numbers(t.backward(value).get(table)!);
+      // the forward pass made the gradient; backward adds less than another table
+      expect(pool.peakBytes - pool.usedBytes).toBeLessThan(512 * 64 * 4);
+      return gradient;
+    });
+    total.forEach((x, i) => expect(x).toBeCloseTo(head[i]! + rows[i]!, 6));
+  });
+
   it("never holds much more than the forward pass did, when gradients are freed as they come", async () => {
     const { pool } = engine();
     const weights = layers();

@@ -9,7 +9,8 @@ export interface Node {
   readonly id: number;
   readonly inputs: readonly Tensor[];
   readonly output: Tensor;
-  readonly backward: (gradient: Tensor) => readonly (Tensor | null)[];
+  /** `sumOf` gives the gradient that an input has so far, if it may be written: adding to it stands for returning one. */
+  readonly backward: (gradient: Tensor, sumOf: (input: Tensor) => Tensor | undefined) => readonly (Tensor | null)[];
   /** Memory that nobody needs once this node's backward has run. */
   readonly owned: readonly Handle[];
 }
@@ -63,8 +64,8 @@ export type Gradients = Map<Parameter, Tensor>;
 
 export interface BackwardOptions {
   /**
-   * Called with each parameter's finished gradient, as soon as the node of its last use is done. It may change the
-   * parameter and free the gradient; a tensor it returns takes the gradient's place.
+   * Called with each parameter's finished gradient, as soon as the last node that reads its memory is done. It may change
+   * the parameter and free the gradient; a tensor it returns takes the gradient's place.
    */
   onGradient?: (parameter: Parameter, gradient: Tensor) => Tensor | void | Promise<Tensor | void>;
   /** Gradient of the output; defaults to 1 for a loss with one element. */
@@ -84,9 +85,9 @@ function reachable(root: Node): Node[] {
   return [...seen].sort((a, b) => b.id - a.id);
 }
 
-/** Gradients under way, by the tensor they belong to; a buffer that arrived from elsewhere is not written in place. */
+/** Gradients under way, by the tensor they belong to; memory that something else reads is not written in place. */
 class Accumulator {
-  readonly #sums = new Map<Tensor, { value: Tensor; own: boolean }>();
+  readonly #sums = new Map<Tensor, Tensor>();
   readonly #uses = new Map<Handle, number>();
   readonly #forward: ReadonlySet<Handle>;
 
@@ -96,25 +97,25 @@ class Accumulator {
 
   add(target: Tensor, gradient: Tensor): void {
     const sum = this.#sums.get(target);
-    if (!sum) {
-      this.hold(gradient);
-      this.#sums.set(target, { value: gradient, own: false });
-      return;
-    }
-    const value = sum.own ? sum.value : copyOf(sum.value);
-    kernels().axpby(value, 1, gradient.contiguous ? gradient : copyOf(gradient), 1, gradient.size);
-    if (sum.own) return;
+    const value = sum ? (this.writable(target) ?? copyOf(sum)) : gradient;
+    if (sum) kernels().axpby(value, 1, gradient.contiguous ? gradient : copyOf(gradient), 1, gradient.size);
+    if (value === sum) return;
     this.hold(value);
-    this.#sums.set(target, { value, own: true });
-    this.release(sum.value);
+    this.#sums.set(target, value);
+    if (sum) this.release(sum);
+  }
+
+  /** The sum so far, where nobody else reads its memory. */
+  writable(target: Tensor): Tensor | undefined {
+    const sum = this.#sums.get(target);
+    return sum && sum.contiguous && !sum.handle.kept && !this.shared(sum) ? sum : undefined;
   }
 
   /** The sum so far; whoever takes it releases it. */
   take(target: Tensor): Tensor | undefined {
     const sum = this.#sums.get(target);
-    if (!sum) return undefined;
     this.#sums.delete(target);
-    return sum.value;
+    return sum;
   }
 
   hold({ handle }: Tensor): void {
@@ -134,6 +135,23 @@ class Accumulator {
   }
 }
 
+/** The parameters of a tape by their memory, and how many inputs of nodes lie in it: views and stopGradient share it. */
+function readersOf(nodes: readonly Node[]): Map<Handle, { left: number; parameters: Set<Parameter> }> {
+  const readers = new Map<Handle, { left: number; parameters: Set<Parameter> }>();
+  const inputs = nodes.flatMap((node) => node.inputs);
+  for (const input of inputs) {
+    if (!(input instanceof Parameter && input.trainable)) continue;
+    const found = readers.get(input.handle);
+    if (found) found.parameters.add(input);
+    else readers.set(input.handle, { left: 0, parameters: new Set([input]) });
+  }
+  for (const { handle } of inputs) {
+    const found = readers.get(handle);
+    if (found) found.left++;
+  }
+  return readers;
+}
+
 function* walk(loss: Tensor, seed: Tensor | undefined): Generator<readonly [Parameter, Tensor], void, void> {
   if (!seed && loss.size !== 1)
     throw new StrutError("shape", `backward() starts from a loss with one element, this one has shape [${loss.shape}]`, {
@@ -144,15 +162,14 @@ function* walk(loss: Tensor, seed: Tensor | undefined): Generator<readonly [Para
       hint: "Adapt the model, or set `trainable` on parameters, before the forward pass.",
     });
   const nodes = reachable(loss.node);
-  const uses = new Map<Parameter, number>();
-  for (const { inputs } of nodes) for (const input of inputs) if (input instanceof Parameter && input.trainable) uses.set(input, (uses.get(input) ?? 0) + 1);
+  const readers = readersOf(nodes);
   const sums = new Accumulator(new Set(nodes.flatMap((node) => node.owned)));
   if (seed) sums.hold(seed);
   sums.add(loss, seed ?? ones(loss.shape, loss.dtype));
   for (const node of nodes) {
     const gradient = sums.take(node.output);
     if (gradient) {
-      const results = noGrad(() => scope(() => node.backward(gradient)));
+      const results = noGrad(() => scope(() => node.backward(gradient, (input) => sums.writable(input))));
       if (results.length !== node.inputs.length)
         throw new StrutError("gradient", `a backward function returned ${results.length} gradients for ${node.inputs.length} inputs`);
       for (const result of results) if (result) sums.hold(result);
@@ -164,16 +181,17 @@ function* walk(loss: Tensor, seed: Tensor | undefined): Generator<readonly [Para
     }
     for (const handle of node.owned) if (!handle.kept && handle !== loss.handle) engine().pool.free(handle);
     node.output.node = undefined;
-    for (const input of node.inputs) {
-      if (!(input instanceof Parameter && input.trainable)) continue;
-      const left = uses.get(input)! - 1;
-      uses.set(input, left);
-      const total = left === 0 ? sums.take(input) : undefined;
-      if (!total) continue;
-      // whoever gets it may write it in place
-      const own = total.contiguous && !sums.shared(total) ? total : copyOf(total);
-      if (own !== total) sums.release(total);
-      yield [input, own];
+    for (const { handle } of node.inputs) {
+      const reader = readers.get(handle);
+      if (!reader || --reader.left > 0) continue;
+      for (const parameter of reader.parameters) {
+        const total = sums.take(parameter);
+        if (!total) continue;
+        // whoever gets it may write it in place
+        const own = total.contiguous && !sums.shared(total) ? total : copyOf(total);
+        if (own !== total) sums.release(total);
+        yield [parameter, own];
+      }
     }
   }
 }

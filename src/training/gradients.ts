@@ -2,6 +2,7 @@ import { StrutError } from "../errors.ts";
 import { accumulate } from "../optimizers/in-place.ts";
 import { add, backward, contiguous, scale, scope, type Parameter, type Tensor } from "../tensor/index.ts";
 import { copyOf } from "../tensor/tensor.ts";
+import { updateAtOnce } from "./in-backward.ts";
 import { languageModelLoss } from "./loss.ts";
 import type { Pulse } from "./pulse.ts";
 import type { Session } from "./session.ts";
@@ -58,6 +59,7 @@ async function batchGradients(
       const sum = sums.get(w);
       if (sum) accumulate(sum, 1, gradient);
       await receive(session, w, sum ?? gradient, last);
+      if (session.settings.updateInBackward) await updateAtOnce(session, w, rate);
       await pulse.beat();
     },
   });

@@ -168,7 +168,7 @@ class Training {
         session.applyChoices();
         const { loss, extra } = await stepGradients(session, this.#pulse, rate);
         await session.hook("afterBackward");
-        const gradNorm = optimization.clip(session.gradients, session.regimes.length > 0);
+        const gradNorm = settings.updateInBackward ? Math.sqrt(session.usedSquares) : optimization.clip(session.gradients, session.regimes.length > 0);
         if (!Number.isFinite(gradNorm)) throw diverged("the gradient's norm", gradNorm, session.step, rate);
         await session.hook("beforeStep");
         await optimization.update(session.gradients, session.context(), this.#pulse.beat);

@@ -76,6 +76,12 @@ export interface TrainOptions {
   consume?: boolean;
   /** Compute intermediates again in backward: less memory, a third more time. Defaults to false. */
   recompute?: boolean;
+  /**
+   * Move each weight as soon as backward has its gradient, and free that at once: one layer's gradient is alive at a time.
+   * The weights are bit for bit those of the ordinary loop. Not with clip, accumulate, links that see several tensors, or
+   * hooks between backward and update. Defaults to false.
+   */
+  updateInBackward?: boolean;
   onEvent?: (event: TrainingEvent) => void;
   /** Stops after the current step, with a checkpoint. */
   signal?: AbortSignal;
@@ -91,6 +97,7 @@ export interface Settings {
   readonly learningRate: number;
   readonly weightDecay: number;
   readonly schedule: Schedule;
+  readonly updateInBackward: boolean;
   /** All that decides the course of the run, for comparison when it is resumed. */
   readonly recipe: Readonly<Record<string, unknown>>;
 }
@@ -181,5 +188,7 @@ export async function settle(options: TrainOptions, regimes: readonly Regime[]):
     earlyStopping: options.earlyStopping ?? null,
     recompute: options.recompute ?? false,
   };
-  return { source, steps, accumulate, seed, optimizer: transform, learningRate, weightDecay, schedule, recipe };
+  // not part of the recipe: a run may be resumed either way, bit for bit
+  const updateInBackward = options.updateInBackward ?? false;
+  return { source, steps, accumulate, seed, optimizer: transform, learningRate, weightDecay, schedule, updateInBackward, recipe };
 }

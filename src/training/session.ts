@@ -5,6 +5,7 @@ import { parameters as baseParameters, type Model } from "../models/model.ts";
 import type { AdapterSet, Batch, Live, Observer, Params, Regime, Run, Taps, Training, View } from "../nn/contracts.ts";
 import { keepState, Optimization } from "../optimizers/optimization.ts";
 import { backward, isReal, noGrad, Rng, scope, type Gradients, type Parameter, type Tensor } from "../tensor/index.ts";
+import { checkUpdateInBackward, gradientIsGone } from "./in-backward.ts";
 import { languageModelLoss } from "./loss.ts";
 import { areBatches, type Settings, type TrainOptions } from "./options.ts";
 import { Structure } from "./structure.ts";
@@ -24,6 +25,8 @@ export class Session {
   step = 0;
   batch: Batch = { ids: [] };
   gradients = new Map<Parameter, Tensor>();
+  /** Σ g² of the gradients that were used in backward. */
+  usedSquares = 0;
   hidden: Tensor[] = [];
   validation: Batch | undefined;
   readonly live: Live;
@@ -60,6 +63,7 @@ export class Session {
     const groups = [...(options.groups ?? []), ...this.regimes.flatMap(({ regime, training }) => regime.groups?.(training) ?? [])];
     for (const { parameters } of groups) for (const w of parameters) this.nameOf(w);
     this.optimization = new Optimization(groups, this.trained.values(), { ...settings, ...(options.clip === undefined ? {} : { clip: options.clip }) });
+    if (settings.updateInBackward) checkUpdateInBackward(settings, options, this.regimes, this.optimization);
     const wants = (what: string): boolean => this.regimes.some(({ regime }) => regime.wants?.includes(what as never));
     this.taps = wants("taps") || this.optimization.wantsTaps ? new TapRecorder() : undefined;
     if (wants("teacher") && !options.teacher)
@@ -152,7 +156,10 @@ export class Session {
       get rng() {
         return session.#root.fork(`${name}/${session.step}`);
       },
-      gradient: (w) => session.gradients.get(w),
+      gradient(w) {
+        if (session.settings.updateInBackward && session.gradients.size === 0) throw gradientIsGone(name);
+        return session.gradients.get(w);
+      },
       get taps() {
         return session.taps?.taps ?? none;
       },
@@ -215,6 +222,7 @@ export class Session {
 
   async beginStep(): Promise<void> {
     this.gradients = new Map();
+    this.usedSquares = 0;
     this.hidden = [];
     this.#passes = 0;
     this.taps?.clear();

@@ -15,6 +15,7 @@ export class TapRecorder {
 
   readonly observer: Required<Pick<Observer, "input" | "outputGradient">> = {
     input: (site, x) => {
+      if (site.kind === "embedding") return;
       const tap = this.#at(site, x);
       const rows = x.size / site.in;
       this.#add(tap.input, x, rows);

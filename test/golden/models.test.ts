@@ -48,7 +48,7 @@ describe("gpt-nano-sort", () => {
     t.noGrad(() => {
       const observer = {
         hidden: (depth: number, x: t.Tensor) => void seen.set(["x", "block0", "block1", "block2"][depth]!, x),
-        input: ({ path }: { path: string }, x: t.Tensor) => void (inputs[path] && seen.set(inputs[path], x)),
+        input: ({ path }: { path: string }, x: t.Tensor) => void (inputs[path] && seen.set(inputs[path], t.keep(x))),
       };
       seen.set("lm_head", forward(model, ids, { observer }));
       seen.set("probs", t.softmax(seen.get("lm_head")!));

@@ -1,8 +1,8 @@
 import { StrutError } from "../../errors.ts";
 import { kernels } from "../engine.ts";
 import { needsGradient, noGrad, record, recording } from "../tape.ts";
-import { empty, full, hostView, Tensor, tensor, zeros, type Numbers } from "../tensor.ts";
-import { mul, scale, square, sub } from "./elementwise.ts";
+import { empty, full, hostNumbers, hostView, Tensor, tensor, zeros, type Numbers } from "../tensor.ts";
+import { scale, square, sub } from "./elementwise.ts";
 import { gemmInto } from "./matmul.ts";
 import { mean, sum } from "./reduce.ts";
 import { contiguous, reshape, slice, transpose } from "./shape.ts";
@@ -83,10 +83,12 @@ export function embedding(table: Tensor, ids: Tensor): Tensor {
   const at = indices(ids, rows);
   const out = empty([...ids.shape, dim], table.dtype);
   kernels().gather_rows(out, source, at, at.size, dim, rows);
-  return record(out, [source], (g) => {
-    const dt = zeros(table.shape, table.dtype);
+  return record(out, [source], (g, sumOf) => {
+    // a tied head has filled a table of this size already
+    const sum = sumOf(source);
+    const dt = sum ?? zeros(table.shape, table.dtype);
     kernels().scatter_add_rows(dt, contiguous(g), at, at.size, dim, rows);
-    return [dt];
+    return [sum ? null : dt];
   });
 }
 
@@ -154,12 +156,12 @@ export function linearCrossEntropy(x: Tensor, weight: Tensor, targets: Tensor): 
     }
     return scale(sum(losses), 1 / scored);
   });
-  return record(
-    loss,
-    [source, weight],
-    (g) => [dx && mul(dx, g), dw && mul(dw, g)],
-    [dx, dw].filter((t) => t !== null),
-  );
+  // made for this backward alone, so they are scaled where they are
+  return record(loss, [source, weight], (g) => {
+    const factor = Number(hostNumbers(g)[0]);
+    for (const part of [dx, dw]) if (part && factor !== 1) kernels().axpby(part, factor, part, 0, part.size);
+    return [dx, dw];
+  });
 }
 
 /** Mean squared error. */

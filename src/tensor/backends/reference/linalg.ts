@@ -1,1 +1,2 @@
 export { jacobi_sweep, secular, tridiagonal_panel, tridiagonal_ql } from "./linalg-eigh.ts";
+export { column_moments, widen_rows } from "./moments.ts";
