@@ -20,6 +20,8 @@ const wasmFlags = [
   ..."-Wl,--no-entry -Wl,--import-memory -Wl,--initial-memory=1048576 -Wl,--max-memory=4294967296 -Wl,-z,stack-size=262144 -Wl,--stack-first -Wl,--strip-all".split(
     " ",
   ),
+  // strength reduction of loops loses that offsets do not wrap, which costs an addition a load
+  ...["-mllvm", "-disable-lsr"],
   ...exported(["__heap_base", "__stack_pointer", ...names]),
 ];
 const threadFlags = ["-matomics", "-mbulk-memory", "-Wl,--shared-memory", ...exported(["strut_start", "strut_work", "strut_stop", "strut_break"])];
