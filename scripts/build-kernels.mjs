@@ -22,7 +22,7 @@ const wasmFlags = [
   ),
   // strength reduction of loops loses that offsets do not wrap, which costs an addition a load
   ...["-mllvm", "-disable-lsr"],
-  ...exported(["__heap_base", "__stack_pointer", ...names]),
+  ...exported(["__wasm_call_ctors", "__heap_base", "__stack_pointer", ...names]),
 ];
 const threadFlags = ["-matomics", "-mbulk-memory", "-Wl,--shared-memory", ...exported(["strut_start", "strut_work", "strut_stop", "strut_break"])];
 const nativeFlags = "-std=gnu11 -O3 -fPIC -pthread -fvisibility=hidden -ffp-contract=off -fno-math-errno -fno-trapping-math -Wall -Wextra -Wno-psabi".split(

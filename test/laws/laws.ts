@@ -186,11 +186,12 @@ export const adapterLaws: readonly Law[] = [
     name: "same numbers at any thread count, and near them on any backend",
     async check(subject) {
       const here = await fingerprint(subject);
-      const one = await onEngine({ backend: "native", threads: 1 }, subject, (s) => fingerprint(s));
-      const two = await onEngine({ backend: "native", threads: 2 }, subject, (s) => fingerprint(s));
-      if (one && two) {
-        expect(sameBytes(one.values, two.values)).toEqual([]);
-        expect(equalBytes(one.output, two.output)).toBe(true);
+      for (const backend of ["native", "wasm"] as const) {
+        const one = await onEngine({ backend, threads: 1 }, subject, (s) => fingerprint(s));
+        const two = await onEngine({ backend, threads: 2 }, subject, (s) => fingerprint(s));
+        if (!one || !two) continue;
+        expect(sameBytes(one.values, two.values), backend).toEqual([]);
+        expect(equalBytes(one.output, two.output), backend).toBe(true);
       }
       for (const backend of ["wasm", "reference"] as const) {
         const there = await onEngine({ backend }, subject, (s) => fingerprint(s));
