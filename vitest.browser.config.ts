@@ -1,4 +1,5 @@
 import { existsSync } from "node:fs";
+import { fileURLToPath } from "node:url";
 import { playwright } from "@vitest/browser-playwright";
 import { defineConfig, type TestProjectConfiguration } from "vitest/config";
 
@@ -11,14 +12,25 @@ const isolation = { "Cross-Origin-Opener-Policy": "same-origin", "Cross-Origin-E
 /** Kernels, linear algebra and laws; the pool's own stress test is a native program. */
 const suite = { include: ["test/kernels/*.test.ts", "src/linalg/**/*.test.ts", "test/laws/*.test.ts"], exclude: ["test/kernels/pool.test.ts"] };
 
-const project = (name: string, headers: Record<string, string>, include: string[], place: "page" | "worker" | "alone"): TestProjectConfiguration => ({
-  server: { headers },
+/** Test files that a worker loads find another vitest there. */
+const inWorker = {
+  name: "vitest-in-worker",
+  enforce: "pre" as const,
+  resolveId: (source: string, importer?: string) =>
+    source === "vitest" && /\/(src|test\/(kernels|laws|support))\/|\/place\.test\.ts/.test(importer ?? "")
+      ? fileURLToPath(new URL("test/browser/vitest-in-worker.ts", import.meta.url))
+      : undefined,
+};
+
+const project = (name: string, place: "page" | "worker" | "alone"): TestProjectConfiguration => ({
+  server: { headers: place === "alone" ? {} : isolation },
   publicDir: "out/bundle",
+  optimizeDeps: { include: ["chai", "fast-check", "zod", "@huggingface/tokenizers", "@vitest/expect", "@vitest/runner"] },
+  plugins: place === "worker" ? [inWorker] : [],
   test: {
     name,
-    include: [...include, "test/browser/*.test.ts"],
-    exclude: suite.exclude,
-    globalSetup: "test/browser/bundle.ts",
+    include: place === "worker" ? ["test/browser/worker.test.ts"] : [...suite.include, "test/browser/*.test.ts"],
+    exclude: place === "worker" ? [] : [...suite.exclude, "test/browser/worker.test.ts"],
     provide: { place },
     testTimeout: 60_000,
     hookTimeout: 60_000,
@@ -34,6 +46,7 @@ const project = (name: string, headers: Record<string, string>, include: string[
 
 export default defineConfig({
   test: {
-    projects: [project("page", isolation, suite.include, "page"), project("page without threads", {}, suite.include, "alone")],
+    globalSetup: "test/browser/bundle.ts",
+    projects: [project("page", "page"), project("worker", "worker"), project("page without threads", "alone")],
   },
 });

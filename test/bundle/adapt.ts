@@ -1,2 +1,2 @@
-/** What an application that only adapts a model takes in. */
+// What an application takes in that adapts models with one method.
 export { adapt, lora } from "strut/adapters";
