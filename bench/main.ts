@@ -4,10 +4,12 @@ import { engine, start, stop } from "strut/tensor";
 import { gemm } from "./gemm.ts";
 import type { Options } from "./measure.ts";
 import { comparePeer } from "./peer.ts";
+import { startUp } from "./start.ts";
 import { trainStep } from "./steps.ts";
 
 const usage = `usage: npm run bench -- gemm | gpt2-step [--mode forward|lora|full] [--threads N] [--runs N] [--warmup N] [--json] [--check]
-                        [--peer "COMMAND" [--rounds N]]   run ours and the peer in alternation and print ratios`;
+                        [--peer "COMMAND" [--rounds N]]   run ours and the peer in alternation and print ratios
+       npm run bench -- start [--runs N]                  the time until strut has started`;
 
 const { values, positionals } = parseArgs({
   allowPositionals: true,
@@ -25,11 +27,12 @@ const { values, positionals } = parseArgs({
 const [subcommand] = positionals;
 const modes = ["forward", "lora", "full"] as const;
 const mode = modes.find((name) => name === values.mode);
-if ((subcommand !== "gemm" && subcommand !== "gpt2-step") || !mode) {
+if (subcommand === undefined || !["gemm", "gpt2-step", "start"].includes(subcommand) || !mode) {
   console.error(usage);
   process.exit(2);
 }
-if (values.peer !== undefined) {
+if (subcommand === "start") startUp(Number(values.runs ?? 21));
+else if (values.peer !== undefined) {
   const skip = new Set(["--peer", "--rounds"]);
   const own = process.argv.slice(2).filter((argument, i, all) => !skip.has(argument) && !skip.has(all[i - 1] ?? ""));
   await comparePeer(

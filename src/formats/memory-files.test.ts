@@ -68,8 +68,17 @@ describe("files in memory", () => {
         await files.mkdir(base);
         const memory = memoryFiles();
         for (const [name, body] of steps) {
-          const onDisk = await outcome(body(files, (path) => `${base}/${path}`), name);
-          expect(await outcome(body(memory, (path) => `/${path}`), name), name).toEqual(onDisk);
+          const onDisk = await outcome(
+            body(files, (path) => `${base}/${path}`),
+            name,
+          );
+          expect(
+            await outcome(
+              body(memory, (path) => `/${path}`),
+              name,
+            ),
+            name,
+          ).toEqual(onDisk);
         }
       }),
       { numRuns: 300 },

@@ -1,3 +1,6 @@
+import { spawnSync } from "node:child_process";
+import { readFileSync } from "node:fs";
+import { pathToFileURL } from "node:url";
 import { gzipSync } from "node:zlib";
 import { beforeAll, describe, expect, it } from "vitest";
 import { build } from "../cli/dist.ts";
@@ -48,5 +51,23 @@ describe.each([
     expect(scripts).toBeLessThan(most);
     for (const { name, size } of kernels) expect(size, name).toBeLessThan(160);
     expect(kernels.length).toBe(2);
+  });
+});
+
+const { exports } = JSON.parse(readFileSync("package.json", "utf8")) as { exports: Record<string, string | { node: string; default: string }> };
+
+describe("the files that Node loads", () => {
+  it.each(Object.entries(exports).filter(([, target]) => typeof target === "object"))("of %s export what its modules do", async (_, target) => {
+    const { node, default: modules } = target as { node: string; default: string };
+    const names = async (path: string): Promise<string[]> => Object.keys((await import(/* @vite-ignore */ pathToFileURL(path).href)) as object).sort();
+    expect(await names(node)).toEqual(await names(modules));
+  });
+
+  it.each(["wasm", "reference"])("compute on %s", (backend) => {
+    const program = `import { matmul, ones, start, sum } from "strut"; import { engine } from "strut/tensor";
+      await start({ backend: "${backend}", threads: 2 });
+      console.log(engine().backend.name, await sum(matmul(ones([3, 4]), ones([4, 5]))).item());`;
+    const { stdout, stderr } = spawnSync(process.execPath, ["--input-type=module", "-e", program], { encoding: "utf8" });
+    expect([stdout, stderr]).toEqual([`${backend} 60\n`, ""]);
   });
 });

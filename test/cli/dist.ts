@@ -7,7 +7,9 @@ export function build(): void {
   const sources = readdirSync("src", { recursive: true, encoding: "utf8" }).filter((name) => name.endsWith(".ts") && !name.endsWith(".test.ts"));
   const newest = Math.max(...sources.map((name) => statSync(join("src", name)).mtimeMs));
   const built = statSync("dist/cli/main.js", { throwIfNoEntry: false })?.mtimeMs ?? 0;
-  if (built < newest) execFileSync(process.execPath, ["node_modules/typescript/bin/tsc", "-p", "tsconfig.build.json"], { stdio: "pipe" });
+  if (built >= newest) return;
+  execFileSync(process.execPath, ["node_modules/typescript/bin/tsc", "-p", "tsconfig.build.json"], { stdio: "pipe" });
+  execFileSync(process.execPath, ["scripts/bundle.mjs"], { stdio: "pipe" });
 }
 
 export interface Ended {
