@@ -36,7 +36,8 @@ function names(path: string): string[] {
 function climbs(path: string): string[] {
   let [depth, ups] = [0, 0];
   for (const part of path.split("/"))
-    if (part === "..") depth > 0 ? depth-- : ups++;
+    if (part === ".." && depth === 0) ups++;
+    else if (part === "..") depth--;
     else if (part !== "" && part !== ".") depth++;
   return new Array<string>(ups).fill("..");
 }

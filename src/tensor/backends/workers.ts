@@ -3,7 +3,7 @@ import type { ThreadStart } from "./thread.ts";
 /** Why this place can have no threads, or nothing. */
 export function threadless(): string | undefined {
   if (typeof SharedArrayBuffer !== "undefined") return undefined;
-  return globalThis.crossOriginIsolated === false
+  return "crossOriginIsolated" in globalThis
     ? "this page is not cross-origin isolated (it needs the headers Cross-Origin-Opener-Policy: same-origin and Cross-Origin-Embedder-Policy: require-corp)"
     : "there is no SharedArrayBuffer here";
 }
