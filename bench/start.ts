@@ -7,7 +7,7 @@ const root = fileURLToPath(new URL("../..", import.meta.url));
 /** What is started, and the milliseconds that it may take beyond a Node that does nothing. */
 const programs = [
   { name: "import strut", argv: ["--input-type=module", "-e", 'import "strut"'], most: 60 },
-  { name: "strut info data/lm/stories260K", argv: ["dist/cli/main.js", "info", "data/lm/stories260K"], most: 150 },
+  { name: "strut info data/lm/stories260K", argv: ["dist/node/cli/main.js", "info", "data/lm/stories260K"], most: 150 },
 ];
 
 function milliseconds(argv: readonly string[]): number {

@@ -1,5 +1,5 @@
 import { beforeAll, describe, expect, it } from "vitest";
-import { z } from "#zod";
+import { z } from "zod";
 import { baseOf, inFolder, outputOf, scaffolds, type Scaffold } from "../../test/laws/scaffolds.ts";
 import { StrutError } from "../errors.ts";
 import { parameters, type Model } from "../models/index.ts";

@@ -1,4 +1,4 @@
-import type { z } from "#zod";
+import type { z } from "zod";
 import { StrutError } from "../errors.ts";
 import { matchModules, type MatchableModule, type Matches } from "../formats/peft-matching.ts";
 import { patternLookup } from "../formats/peft-patterns.ts";

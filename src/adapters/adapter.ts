@@ -1,4 +1,4 @@
-import type { z } from "#zod";
+import type { z } from "zod";
 import type { Awaitable, Live, Method, Params, Regime, Site } from "../nn/contracts.ts";
 import type { LinearOperator } from "../operators/index.ts";
 import type { Real, Rng, Tensor } from "../tensor/index.ts";

@@ -1,4 +1,4 @@
-import type { z } from "#zod";
+import type { z } from "zod";
 import type { Site } from "../nn/contracts.ts";
 import { scaledRows, sumOf, type LinearOperator } from "../operators/index.ts";
 import { add, affine, div, equal, mul, noGrad, scope, sqrt, square, sub, sum, zeros, type Tensor } from "../tensor/index.ts";

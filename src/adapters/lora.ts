@@ -1,4 +1,4 @@
-import { z } from "#zod";
+import { z } from "zod";
 import type { Live, Site } from "../nn/contracts.ts";
 import { lowRank } from "../operators/index.ts";
 import { dropout, type Parameter, scale, type Tensor, transpose, zeros } from "../tensor/index.ts";

@@ -1,5 +1,5 @@
 import type { Command } from "commander";
-import { z } from "#zod";
+import { z } from "zod";
 import { methodById, methodIds } from "../catalog.ts";
 import type { Method } from "../nn/contracts.ts";
 import { facts, table } from "../report/table.ts";

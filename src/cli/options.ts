@@ -1,5 +1,5 @@
 import { type Command, InvalidArgumentError, Option } from "commander";
-import type { z } from "#zod";
+import type { z } from "zod";
 import { refuseFilled as refuseFilledFolder } from "../formats/files.ts";
 
 /** What an option holds, below its defaults and optionality. */

@@ -1,5 +1,5 @@
 import type { Command } from "commander";
-import type { z } from "#zod";
+import type { z } from "zod";
 import { prepare, type Prepared } from "../recipe/prepare.ts";
 import { readRecipe } from "../recipe/read.ts";
 import { clearRun, outputs, runRecipe, type RunResult } from "../recipe/run.ts";

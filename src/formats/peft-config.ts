@@ -1,4 +1,4 @@
-import { z } from "#zod";
+import { z } from "zod";
 import { StrutError, nearest } from "../errors.ts";
 
 /** Every `peft_type` up to PEFT 0.21, and BONE, which 0.19 dropped. */

@@ -1,4 +1,4 @@
-import type { z } from "#zod";
+import type { z } from "zod";
 import { StrutError } from "../errors.ts";
 import type { Config } from "../formats/huggingface.ts";
 

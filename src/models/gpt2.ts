@@ -1,4 +1,4 @@
-import { z } from "#zod";
+import { z } from "zod";
 import { StrutError } from "../errors.ts";
 import type { Config } from "../formats/huggingface.ts";
 import { add, attention, attentionPacked, gelu, layerNorm, relu, reshape, silu, slice, tensor, type Tensor } from "../tensor/index.ts";

@@ -1,4 +1,4 @@
-import { z } from "#zod";
+import { z } from "zod";
 import { StrutError } from "../errors.ts";
 import type { Config } from "../formats/huggingface.ts";
 import { add, attention, isReal, reshape, rmsNorm, rotary, slice, swiglu, type Tensor } from "../tensor/index.ts";

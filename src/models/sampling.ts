@@ -1,4 +1,4 @@
-import { z } from "#zod";
+import { z } from "zod";
 import { StrutError } from "../errors.ts";
 import { parseOptions } from "../nn/options.ts";
 

@@ -1,4 +1,4 @@
-import type { z } from "#zod";
+import type { z } from "zod";
 import type { LinearOperator } from "../operators/index.ts";
 import type { Gradients, Parameter, Rng, Tensor } from "../tensor/index.ts";
 

@@ -1,4 +1,4 @@
-import type { z } from "#zod";
+import type { z } from "zod";
 import { nearest, StrutError } from "../errors.ts";
 import type { Method } from "./contracts.ts";
 

@@ -1,4 +1,4 @@
-import { z } from "#zod";
+import { z } from "zod";
 import { adamCore } from "./adam-core.ts";
 import { addDecayedWeights, scaleByLearningRate } from "./links.ts";
 import { chain, optimizer } from "./optimizer.ts";

@@ -1,4 +1,4 @@
-import type { z } from "#zod";
+import type { z } from "zod";
 import type { ListLink, Method, ParameterLink, Transform } from "../nn/contracts.ts";
 
 /** An optimiser in the catalog. `build` makes its chain; `inner` takes the place of its core where one optimiser wraps another. */

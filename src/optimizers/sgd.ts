@@ -1,4 +1,4 @@
-import { z } from "#zod";
+import { z } from "zod";
 import { addDecayedWeights, momentum, scaleByLearningRate } from "./links.ts";
 import { chain, optimizer } from "./optimizer.ts";
 

@@ -1,6 +1,6 @@
 import { dirname, isAbsolute, join } from "node:path";
 import { isMap, isScalar, LineCounter, parseDocument, type Document } from "yaml";
-import type { z } from "#zod";
+import type { z } from "zod";
 import { nearest, StrutError } from "../errors.ts";
 import { readText } from "../formats/files.ts";
 import { camel } from "../nn/options.ts";

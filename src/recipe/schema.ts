@@ -1,4 +1,4 @@
-import { z } from "#zod";
+import { z } from "zod";
 import { scheduleNames } from "../training/index.ts";
 
 const names = z.union([z.string(), z.array(z.string())]);

@@ -1,4 +1,4 @@
-import { z } from "#zod";
+import { z } from "zod";
 import { adapt, adapter } from "../../src/adapters/index.ts";
 import type { Model } from "../../src/models/index.ts";
 import type { Params, Regime, State, Training, View } from "../../src/nn/contracts.ts";
