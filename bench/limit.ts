@@ -1,5 +1,4 @@
 import { isMainThread, parentPort, Worker } from "node:worker_threads";
-import { median } from "./measure.ts";
 
 const [I32, F32, V128] = [0x7f, 0x7d, 0x7b];
 const CHAINS = 12;
@@ -50,7 +49,7 @@ const load = async () => {
   return run;
 };
 
-/** The limit of 128-bit multiplications and additions in GFLOP/s, of threads that run at the same time: medians, added. */
+/** The limit of 128-bit multiplications and additions in GFLOP/s, of threads that run at the same time: the best of some runs. */
 export async function simdLimit(threads: number, runs = 9): Promise<number> {
   const run = await load();
   const others = Array.from({ length: threads - 1 }, () => new Worker(new URL(import.meta.url)));
@@ -66,7 +65,7 @@ export async function simdLimit(threads: number, runs = 9): Promise<number> {
   } finally {
     await Promise.all(others.map((worker) => worker.terminate()));
   }
-  return median(speeds);
+  return Math.max(...speeds);
 }
 
 if (!isMainThread) {
