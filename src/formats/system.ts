@@ -38,9 +38,9 @@ const node = globalThis.process?.getBuiltinModule;
  * The files that paths name: Node's, or in a browser files in memory, which last as long as the page.
  *
  * @example
- * await files.mkdir("models", { recursive: true });
- * await files.writeFile("models/note.txt", "hello");
- * console.log(await files.readdir("models"));
+ * await files.mkdir("out/notes", { recursive: true });
+ * await files.writeFile("out/notes/first.txt", "hello");
+ * console.log(await files.readdir("out/notes"));
  */
 export const files: Files = node ? node("node:fs/promises") : /* @__PURE__ */ memoryFiles();
 
