@@ -38,9 +38,10 @@ const node = globalThis.process?.getBuiltinModule;
  * The files that paths name: Node's, or in a browser files in memory, which last as long as the page.
  *
  * @example
- * await files.mkdir("out/notes", { recursive: true });
- * await files.writeFile("out/notes/first.txt", "hello");
- * console.log(await files.readdir("out/notes"));
+ * const folder = "out/notes";
+ * await files.mkdir(folder, { recursive: true });
+ * await files.writeFile(`${folder}/first.txt`, "hello");
+ * console.log(await files.readdir(folder));
  */
 export const files: Files = node ? node("node:fs/promises") : /* @__PURE__ */ memoryFiles();
 
