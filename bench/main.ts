@@ -8,12 +8,14 @@ import { growth, growthCase } from "./growth.ts";
 import type { Options } from "./measure.ts";
 import { gpt2Small, llamas, type Mode } from "./models.ts";
 import { comparePeer } from "./peer.ts";
+import { startUp } from "./start.ts";
 import { trainStep } from "./steps.ts";
 
 const usage = `usage: npm run bench -- gemm | svd | attention | gpt2-step | llama-step [--config 9m|60m] | step --width N --depth N --tokens N | growth
                         [--mode forward|lora|full] [--update-in-backward] [--threads N] [--runs N] [--warmup N] [--json] [--check]
                         [--peer "COMMAND" [--rounds N]]   run ours and the peer in alternation and print ratios
-       growth [--rounds N] writes a table and a picture into --out (bench/results)`;
+       growth [--rounds N] writes a table and a picture into --out (bench/results)
+       start [--runs N]    the time until strut has started`;
 
 const { values, positionals } = parseArgs({
   allowPositionals: true,
@@ -54,7 +56,8 @@ const benches: Record<string, ((options: Options) => Promise<void>) | undefined>
     : {};
 
 const run = benches[subcommand];
-if (subcommand === "growth") await growth(self, values.out, Number(values.rounds));
+if (subcommand === "start") startUp(Number(values.runs ?? 21));
+else if (subcommand === "growth") await growth(self, values.out, Number(values.rounds));
 else if (!run) {
   console.error(usage);
   process.exit(2);

@@ -59,7 +59,7 @@ export async function bench(
   name: string,
   shape: string,
   body: () => unknown,
-  defaults: { runs?: number; warmup?: number; inner?: number; extra?: (median: number) => Record<string, unknown> } = {},
+  defaults: { runs?: number; warmup?: number; inner?: number; extra?: (median: number, fastest: number) => Record<string, unknown> } = {},
 ): Promise<void> {
   const { inner = 1, extra = () => ({}) } = defaults;
   const [runs, warmup] = [options.runs ?? defaults.runs ?? 5, options.warmup ?? defaults.warmup ?? 1];
@@ -71,5 +71,6 @@ export async function bench(
     if (i >= warmup) times.push((performance.now() - start) / 1000 / inner);
   }
   const middle = median(times);
-  report(options, { name, shape, median_s: middle, min_s: Math.min(...times), runs, extra: extra(middle) });
+  const fastest = Math.min(...times);
+  report(options, { name, shape, median_s: middle, min_s: fastest, runs, extra: extra(middle, fastest) });
 }

@@ -57,9 +57,10 @@ INLINE void turn_f64(double *to, ptrdiff_t toRow, const double *from, ptrdiff_t 
    BLOCK_ROWS of A and BLOCK_COLUMNS of B are packed at a time. THIN: rows of A that are still few. */
 enum { SMALL = 96 * 96 * 96, DEPTH_BYTES = 384 * 4, SHORT_DEPTH = 32, SHORT_SUMS = 160 * 160 * 160, BLOCK_ROWS = 192, BLOCK_COLUMNS = 512, THIN = 16, THIN_COLUMNS = 1024 };
 
-static const int32_t row_counts[] = {1, 2, 4, 8, 12};
+static const int32_t row_counts[] = {1, 2, 4, 8, 12, 5};
 INLINE int32_t row_index(int32_t left, int32_t limit) {
   int32_t n = least(left, limit);
+  if (limit == 5 && n == 5) return 5;
   return n >= 12 ? 4 : n >= 8 ? 3 : n >= 4 ? 2 : n >= 2 ? 1 : 0;
 }
 
@@ -86,6 +87,10 @@ INLINE int32_t row_index(int32_t left, int32_t limit) {
 #define FULL_ROWS 4
 #define LANES 8
 #define SHAPES(T) T(0, 3, 8, 4) T(1, 2, 8, 4) T(2, 1, 8, 12) T(3, 1, 4, 12)
+#elif defined(__wasm__)
+#define FULL_ROWS 5 /* engines leave 15 registers: 10 sums, 2 of B, 1 of A, 1 product */
+#define LANES 4
+#define SHAPES(T) T(0, 2, 4, 5) T(1, 1, 4, 5)
 #else
 #define FULL_ROWS 4
 #define LANES 4
@@ -113,6 +118,9 @@ INLINE int32_t row_index(int32_t left, int32_t limit) {
 #elif defined(__AVX2__)
 #define LANES 4
 #define SHAPES(T) T(0, 3, 4, 4) T(1, 2, 4, 4) T(2, 1, 4, 12) T(3, 1, 2, 12)
+#elif defined(__wasm__)
+#define LANES 2
+#define SHAPES(T) T(0, 2, 2, 5) T(1, 1, 2, 5)
 #else
 #define LANES 2
 #define SHAPES(T) T(0, 2, 2, 4) T(1, 1, 2, 8)

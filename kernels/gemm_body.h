@@ -21,9 +21,9 @@ typedef struct {
     __builtin_prefetch(out->c + i * out->cRow + v * lanes);                                                                 \
   for (int32_t p = 0; p < k; p++) {                                                                                         \
     VEC(lanes) right[vectors];                                                                                              \
-    UNROLL for (int v = 0; v < vectors; v++) right[v] = *(const VEC_ANY(lanes) *)(b + v * lanes);                           \
+    UNROLL for (int v = 0; v < vectors; v++) right[v] = *(const VEC_ANY(lanes) *)(b + (size_t)(v * lanes));                 \
     UNROLL for (int i = 0; i < rows; i++) {                                                                                 \
-      VEC(lanes) left = a[i * aRow] - (VEC(lanes)){0};                                                                      \
+      VEC(lanes) left = a[(size_t)(i * aRow)] - (VEC(lanes)){0};                                                            \
       UNROLL for (int v = 0; v < vectors; v++) acc[i][v] = FMA(lanes)(left, right[v], acc[i][v]);                           \
     }                                                                                                                       \
     a += aCol;                                                                                                              \
@@ -66,21 +66,23 @@ typedef void NAME(Tile)(int32_t k, const REAL *a, ptrdiff_t aRow, ptrdiff_t aCol
     TILE_BODY(rows, vectors, lanes)                                                                                          \
   }
 #define TILES_4(v, l) TILE_PAIR(1, v, l) TILE_PAIR(2, v, l) TILE_PAIR(4, v, l)
+#define TILES_5(v, l) TILES_4(v, l) TILE_PAIR(5, v, l)
 #define TILES_8(v, l) TILES_4(v, l) TILE_PAIR(8, v, l)
 #define TILES_12(v, l) TILES_8(v, l) TILE_PAIR(12, v, l)
 #define TILES(index, v, l, most) TILES_##most(v, l)
 SHAPES(TILES)
 
-/* Rows of a tile by index: 1, 2, 4, 8, 12. */
+/* Rows of a tile by index: 1, 2, 4, 8, 12, 5. */
 #define ENTRY_4(kind, v, l) NAME(kind##_1x##v##x##l), NAME(kind##_2x##v##x##l), NAME(kind##_4x##v##x##l)
+#define ENTRY_5(kind, v, l) ENTRY_4(kind, v, l), [5] = NAME(kind##_5x##v##x##l)
 #define ENTRY_8(kind, v, l) ENTRY_4(kind, v, l), NAME(kind##_8x##v##x##l)
 #define ENTRY_12(kind, v, l) ENTRY_8(kind, v, l), NAME(kind##_12x##v##x##l)
 #define STRIDED_ENTRY(index, v, l, most) {ENTRY_##most(strided, v, l)},
 #define PACKED_ENTRY(index, v, l, most) {ENTRY_##most(packed, v, l)},
 #define WIDTH_ENTRY(index, v, l, most) v * l,
 #define ROWS_ENTRY(index, v, l, most) most,
-static NAME(Tile) *const NAME(strided_tiles)[][5] = {SHAPES(STRIDED_ENTRY)};
-static NAME(Tile) *const NAME(packed_tiles)[][5] = {SHAPES(PACKED_ENTRY)};
+static NAME(Tile) *const NAME(strided_tiles)[][6] = {SHAPES(STRIDED_ENTRY)};
+static NAME(Tile) *const NAME(packed_tiles)[][6] = {SHAPES(PACKED_ENTRY)};
 static const int32_t NAME(widths)[] = {SHAPES(WIDTH_ENTRY)};
 static const int32_t NAME(heights)[] = {SHAPES(ROWS_ENTRY)};
 enum { NAME(SHAPE_COUNT) = sizeof NAME(widths) / sizeof *NAME(widths) };
@@ -106,6 +108,7 @@ static void NAME(pack)(REAL *to, int32_t width, int32_t valid, int32_t k, const 
       case 16: NAME(pack_run)(to, 16, k, from, along); return;
       case 12: NAME(pack_run)(to, 12, k, from, along); return;
       case 8: NAME(pack_run)(to, 8, k, from, along); return;
+      case 5: NAME(pack_run)(to, 5, k, from, along); return;
       case 4: NAME(pack_run)(to, 4, k, from, along); return;
     }
   }
@@ -129,7 +132,7 @@ INLINE int32_t NAME(depth)(int32_t k, double work) {
   return k == 0 ? 0 : chunks(k, chunks(k, work <= SHORT_SUMS ? SHORT_DEPTH : DEPTH_BYTES / (int32_t)sizeof(REAL)));
 }
 
-/* Packs rows of A as panels of 12, 8, 4, 2 and 1 rows, one after another. */
+/* Packs rows of A as panels of FULL_ROWS rows and what is left as smaller ones, one after another. */
 static void NAME(pack_rows)(REAL *to, int32_t m, int32_t k, const REAL *a, ptrdiff_t aRow, ptrdiff_t aCol) {
   for (int32_t i = 0, rows; i < m; i += rows, to += rows * k) {
     rows = row_counts[row_index(m - i, FULL_ROWS)];
@@ -180,7 +183,7 @@ static void NAME(multiply)(const NAME(Product) *p, int32_t depth, REAL *scratch,
   int32_t m = p->m, n = p->n;
   int packA = (double)m * n * p->k > SMALL && n > 2 * NAME(widths)[0];
   int direct = p->bCol == 1 && (m <= 2 * FULL_ROWS || (double)p->k * p->bRow * sizeof(REAL) <= 1 << 15);
-  int32_t mStep = packA ? least(m, BLOCK_ROWS) : m;
+  int32_t mStep = packA ? least(m, BLOCK_ROWS / FULL_ROWS * FULL_ROWS) : m;
   int32_t left = (room - (packA ? mStep * depth : 0)) / most(depth, 1);
   int32_t nStep = least(BLOCK_COLUMNS, left / NAME(widths)[0] * NAME(widths)[0]);
   REAL *packedB = scratch, *packedA = packA ? scratch + (ptrdiff_t)nStep * depth : NULL;
@@ -312,7 +315,7 @@ static void NAME(run)(NAME(Product) p, int32_t batch, int32_t aBatch, int32_t bB
   }
   double cost = 0.02 * batch * p.m * p.n * most(p.k, 4);
   int32_t rows = p.m, cols = p.n, width = NAME(widths)[0], wanted = cost < 6000 || pool_slots() == 1 ? 1 : 4 * pool_slots();
-  if (wanted > 1) rows = least(rows, BLOCK_ROWS), cols = least(cols, BLOCK_COLUMNS);
+  if (wanted > 1) rows = least(rows, BLOCK_ROWS / FULL_ROWS * FULL_ROWS), cols = least(cols, BLOCK_COLUMNS);
   while ((double)batch * chunks(p.m, rows) * chunks(p.n, cols) < wanted && (rows > 4 * FULL_ROWS || cols > 4 * width)) {
     if (cols > 4 * width && (cols >= rows || rows <= 4 * FULL_ROWS)) cols = NAME(even)(cols, (cols + 1) / 2, width);
     else rows = NAME(even)(rows, (rows + 1) / 2, FULL_ROWS);

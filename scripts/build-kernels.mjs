@@ -14,13 +14,17 @@ const root = fileURLToPath(new URL("..", import.meta.url));
 const out = join(root, "dist", "kernels");
 const names = Object.keys(signatures).flatMap((name) => (f64Kernels.has(name) ? [name, `${name}_f64`] : [name]));
 
+const exported = (symbols) => symbols.map((symbol) => `-Wl,--export=${symbol}`);
 const wasmFlags = [
   ..."-std=gnu11 -O3 -msimd128 -ffp-contract=off -fno-math-errno -Wall -Wextra --target=wasm32-wasip1 -nostartfiles".split(" "),
   ..."-Wl,--no-entry -Wl,--import-memory -Wl,--initial-memory=1048576 -Wl,--max-memory=4294967296 -Wl,-z,stack-size=262144 -Wl,--stack-first -Wl,--strip-all".split(
     " ",
   ),
-  ...["__heap_base", "__stack_pointer", ...names].map((name) => `-Wl,--export=${name}`),
+  // strength reduction of loops loses that offsets do not wrap, which costs an addition a load
+  ...["-mllvm", "-disable-lsr"],
+  ...exported(["__wasm_call_ctors", "__heap_base", "__stack_pointer", ...names]),
 ];
+const threadFlags = ["-matomics", "-mbulk-memory", "-Wl,--shared-memory", ...exported(["strut_start", "strut_work", "strut_stop", "strut_break"])];
 const nativeFlags = "-std=gnu11 -O3 -fPIC -pthread -fvisibility=hidden -ffp-contract=off -fno-math-errno -fno-trapping-math -Wall -Wextra -Wno-psabi".split(
   " ",
 );
@@ -33,7 +37,7 @@ const variants = {
 };
 
 const extension = platform() === "darwin" ? "dylib" : "so";
-const files = { wasm: "strut.wasm", native: `strut-${platform()}-${arch()}.${extension}` };
+const files = { wasm: "strut.wasm", threads: "strut-threads.wasm", native: `strut-${platform()}-${arch()}.${extension}` };
 
 /** The prototypes of the table: a kernel that is missing or has other arguments fails the build. */
 function prototypes() {
@@ -64,14 +68,14 @@ async function compiler() {
   return undefined;
 }
 
-async function buildWasm(tree) {
+async function buildWasm(tree, file, flags) {
   const { runClang } = await import("@yowasp/clang");
   await runClang(null, {}, { fetchProgress() {} });
   const messages = [];
   const stderr = (bytes) => void (bytes && messages.push(Buffer.from(bytes)));
   const units = Object.keys(tree).filter((name) => name.endsWith(".c"));
   try {
-    return (await runClang(["clang", ...wasmFlags, ...units, "-o", files.wasm], { ...tree }, { stderr, decodeASCII: false }))[files.wasm];
+    return (await runClang(["clang", ...flags, ...units, "-o", file], { ...tree }, { stderr, decodeASCII: false }))[file];
   } catch {
     return undefined;
   } finally {
@@ -135,7 +139,8 @@ const tree = sources();
 const script = readFileSync(fileURLToPath(import.meta.url), "utf8");
 const stamp = readStamp();
 try {
-  await make("wasm", stamp, [tree, script], () => buildWasm(tree));
+  await make("wasm", stamp, [tree, script], () => buildWasm(tree, files.wasm, wasmFlags));
+  await make("threads", stamp, [tree, script], () => buildWasm(tree, files.threads, [...wasmFlags, ...threadFlags]));
 } catch (error) {
   console.error(`strut: ${error.message}`);
   process.exit(1);

@@ -1,8 +1,8 @@
-import { randomBytes } from "node:crypto";
-import { type FileHandle, mkdir, open, readFile, readdir, realpath, rename, rm, rmdir, stat } from "node:fs/promises";
-import { basename, dirname, join, relative, resolve, sep } from "node:path";
 import { StrutError } from "../errors.ts";
 import type { ByteSource } from "./safetensors.ts";
+import { files, type OpenFile, paths } from "./system.ts";
+
+const { basename, dirname, join, relative, resolve, sep } = paths;
 
 /** Node reads and writes at most 2^31 - 1 bytes at once; this much is as fast. */
 const most = 2 ** 28;
@@ -41,9 +41,9 @@ export function fileError(cause: unknown, path: string, doing: "read" | "write")
 
 /** Opens a file for reading in pieces; symbolic links are followed. Close it when done. */
 export async function fileSource(path: string): Promise<ByteSource & { close(): Promise<void> }> {
-  let handle: FileHandle | undefined;
+  let handle: OpenFile | undefined;
   try {
-    handle = await open(path, "r");
+    handle = await files.open(path, "r");
     const status = await handle.stat();
     if (status.isDirectory()) throw Object.assign(new Error("folder"), { code: "EISDIR" });
     return sourceOf(handle, status.size, path);
@@ -53,7 +53,7 @@ export async function fileSource(path: string): Promise<ByteSource & { close(): 
   }
 }
 
-function sourceOf(handle: FileHandle, size: number, path: string): ByteSource & { close(): Promise<void> } {
+function sourceOf(handle: OpenFile, size: number, path: string): ByteSource & { close(): Promise<void> } {
   return {
     size,
     async read(offset, length) {
@@ -79,7 +79,7 @@ function sourceOf(handle: FileHandle, size: number, path: string): ByteSource & 
 /** Reads a small text file whole. */
 export async function readText(path: string): Promise<string> {
   try {
-    return await readFile(path, "utf8");
+    return await files.readFile(path, "utf8");
   } catch (cause) {
     throw fileError(cause, path, "read");
   }
@@ -98,7 +98,7 @@ export interface WriteOptions {
 }
 
 async function openForWriting(path: string): Promise<WritableFile> {
-  const handle = await open(path, "wx");
+  const handle = await files.open(path, "wx");
   return {
     async write(bytes) {
       for (let done = 0; done < bytes.length;) done += (await handle.write(bytes, done, Math.min(most, bytes.length - done))).bytesWritten;
@@ -108,7 +108,7 @@ async function openForWriting(path: string): Promise<WritableFile> {
   };
 }
 
-const unique = (): string => `${process.pid}-${randomBytes(4).toString("hex")}`;
+const unique = (): string => Array.from(crypto.getRandomValues(new Uint32Array(2)), (word) => word.toString(36)).join("-");
 
 /**
  * Writes a file whole or not at all: to a temporary file in the same folder, forced to disk, then renamed over `path`.
@@ -122,7 +122,7 @@ export async function writeAtomically(
   const temporary = join(dirname(path), `.${basename(path)}.${unique()}.tmp`);
   let file: WritableFile | undefined;
   try {
-    if ((await stat(path).catch(() => undefined))?.isDirectory()) throw Object.assign(new Error("folder"), { code: "EISDIR" });
+    if ((await files.stat(path).catch(() => undefined))?.isDirectory()) throw Object.assign(new Error("folder"), { code: "EISDIR" });
     file = await openFile(temporary);
     const target = file;
     if (typeof content === "function") await content((bytes) => target.write(bytes));
@@ -130,10 +130,10 @@ export async function writeAtomically(
     await target.sync();
     file = undefined;
     await target.close();
-    await rename(temporary, path);
+    await files.rename(temporary, path);
   } catch (cause) {
     await file?.close().catch(() => undefined);
-    await rm(temporary, { force: true });
+    await files.rm(temporary, { force: true });
     throw isSystemError(cause) ? fileError(cause, path, "write") : cause;
   }
   await syncFolder(dirname(path));
@@ -144,7 +144,7 @@ const isSystemError = (error: unknown): boolean =>
 
 /** Makes a rename last through a power cut, where the system can (Windows cannot open folders). */
 async function syncFolder(folder: string): Promise<void> {
-  const handle = await open(folder, "r").catch(() => undefined);
+  const handle = await files.open(folder, "r").catch(() => undefined);
   await handle?.sync().catch(() => undefined);
   await handle?.close();
 }
@@ -158,18 +158,18 @@ export async function writeFolderAtomically(
   fill: (temporary: string) => Promise<void>,
   { overwrite = false }: { overwrite?: boolean } = {},
 ): Promise<void> {
-  const path = await realpath(folder).catch(() => resolve(folder));
+  const path = await files.realpath(folder).catch(() => resolve(folder));
   await (overwrite ? refuseCurrent(path, folder) : refuseFilled(folder));
   const aside = (kind: string): string => join(dirname(path), `.${basename(path)}.${unique()}.${kind}`);
   const temporary = aside("tmp");
   try {
-    await mkdir(dirname(path), { recursive: true });
-    await mkdir(temporary);
+    await files.mkdir(dirname(path), { recursive: true });
+    await files.mkdir(temporary);
     await fill(temporary);
     await syncFolder(temporary);
     await replaceFolder(temporary, path, aside("old"), overwrite);
   } catch (cause) {
-    await rm(temporary, { recursive: true, force: true });
+    await files.rm(temporary, { recursive: true, force: true });
     throw isSystemError(cause) ? fileError(cause, folder, "write") : cause;
   }
   await syncFolder(dirname(path));
@@ -187,7 +187,7 @@ export async function refuseFilled(folder: string, hint = "Choose a new folder, 
 
 /** What a folder to write into holds; nothing where it is not there yet. */
 const namesIn = (folder: string): Promise<string[]> =>
-  readdir(folder).catch((cause: NodeJS.ErrnoException) => {
+  files.readdir(folder).catch((cause: NodeJS.ErrnoException) => {
     if (cause.code === "ENOENT") return [];
     if (cause.code !== "ENOTDIR") throw fileError(cause, folder, "write");
     throw new StrutError("files", `${folder} is a file, expected a folder to write into.`, { path: folder, hint: "Choose another folder." });
@@ -196,19 +196,19 @@ const namesIn = (folder: string): Promise<string[]> =>
 /** Refuses to replace the folder that the process stands in, or one around it. */
 async function refuseCurrent(path: string, shown: string): Promise<void> {
   if ((await namesIn(shown)).length === 0) return;
-  const toHere = relative(path, process.cwd());
+  const toHere = relative(path, resolve("."));
   if (toHere !== ".." && !toHere.startsWith(`..${sep}`))
     throw new StrutError("files", `The folder ${shown} holds the current folder, so it is not replaced.`, { path: shown, hint: "Choose a new folder." });
 }
 
 async function replaceFolder(from: string, to: string, aside: string, overwrite: boolean): Promise<void> {
   if (!overwrite) {
-    await rmdir(to).catch((error: NodeJS.ErrnoException) => {
+    await files.rmdir(to).catch((error: NodeJS.ErrnoException) => {
       if (error.code !== "ENOENT") throw error;
     });
-    return rename(from, to);
+    return files.rename(from, to);
   }
-  const moved = await rename(to, aside).then(
+  const moved = await files.rename(to, aside).then(
     () => true,
     (error: NodeJS.ErrnoException) => {
       if (error.code === "ENOENT") return false;
@@ -216,10 +216,10 @@ async function replaceFolder(from: string, to: string, aside: string, overwrite:
     },
   );
   try {
-    await rename(from, to);
+    await files.rename(from, to);
   } catch (error) {
-    if (moved) await rename(aside, to);
+    if (moved) await files.rename(aside, to);
     throw error;
   }
-  if (moved) await rm(aside, { recursive: true, force: true });
+  if (moved) await files.rm(aside, { recursive: true, force: true });
 }

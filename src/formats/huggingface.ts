@@ -1,8 +1,8 @@
-import { copyFile, readdir, stat } from "node:fs/promises";
-import { join } from "node:path";
 import { StrutError, nearest } from "../errors.ts";
 import { type WriteOptions, fileError, readText, writeAtomically } from "./files.ts";
+import { files, paths } from "./system.ts";
 
+const { join } = paths;
 /** A parsed config: what strut does not know is kept and written back. */
 export type Config = Record<string, unknown>;
 
@@ -15,7 +15,7 @@ export async function readJsonObject(path: string, hint: string, { optional = fa
     const folder = join(path, "..");
     await checkFolder(folder);
     const name = path.slice(path.search(/[^/\\]*$/));
-    const near = nearest(name, await readdir(folder), 1);
+    const near = nearest(name, await files.readdir(folder), 1);
     throw new StrutError("files", `The folder ${folder} has no ${name}.`, {
       path,
       hint: `${near.length > 0 ? `It has ${near[0]}. ` : ""}${hint}`.trim() || "Check that this is the right folder.",
@@ -39,7 +39,7 @@ export function parseJsonObject(text: string, path: string): Config {
 }
 
 const exists = (path: string): Promise<boolean> =>
-  stat(path).then(
+  files.stat(path).then(
     () => true,
     (cause: NodeJS.ErrnoException) => {
       if (cause.code === "ENOENT") return false;
@@ -50,7 +50,7 @@ const exists = (path: string): Promise<boolean> =>
 /** Throws a sentence unless `folder` is a folder that exists. */
 export async function checkFolder(folder: string): Promise<void> {
   try {
-    if ((await stat(folder)).isDirectory()) return;
+    if ((await files.stat(folder)).isDirectory()) return;
   } catch (cause) {
     throw fileError(cause, folder, "read");
   }
@@ -78,9 +78,9 @@ const companion =
 /** Names of the small files that belong to a model beside its config and weights: tokenizer, generation settings, licence. */
 export async function companionFiles(folder: string): Promise<string[]> {
   await checkFolder(folder);
-  const names = (await readdir(folder)).filter((name) => companion.test(name));
-  const files = await Promise.all(names.map(async (name) => ({ name, file: (await stat(join(folder, name))).isFile() })));
-  return files
+  const names = (await files.readdir(folder)).filter((name) => companion.test(name));
+  const kinds = await Promise.all(names.map(async (name) => ({ name, file: (await files.stat(join(folder, name))).isFile() })));
+  return kinds
     .filter(({ file }) => file)
     .map(({ name }) => name)
     .sort();
@@ -90,7 +90,7 @@ export async function companionFiles(folder: string): Promise<string[]> {
 export async function copyCompanions(from: string, to: string): Promise<string[]> {
   const names = await companionFiles(from);
   try {
-    for (const name of names) await copyFile(join(from, name), join(to, name));
+    for (const name of names) await files.copyFile(join(from, name), join(to, name));
   } catch (cause) {
     throw fileError(cause, to, "write");
   }

@@ -1,3 +1,4 @@
+export { files } from "./system.ts";
 export { writeAtomically, writeFolderAtomically, fileSource } from "./files.ts";
 export { readConfig, writeConfig } from "./huggingface.ts";
 export { parsePeftConfig, peftConfigText, type LoraPeftConfig, type PeftConfig } from "./peft-config.ts";

@@ -1,5 +1,3 @@
-import { readdir, stat } from "node:fs/promises";
-import { join } from "node:path";
 import { StrutError } from "../errors.ts";
 import { fileError, writeAtomically, writeFolderAtomically } from "./files.ts";
 import { readJsonObject } from "./huggingface.ts";
@@ -7,7 +5,9 @@ import { type LoraPeftConfig, type PeftConfig, parsePeftConfig, peftConfigText }
 import type { SafetensorsFile } from "./safetensors.ts";
 import { openSafetensorsFile } from "./safetensors-folder.ts";
 import { type LayoutOptions, type TensorToWrite, writeSafetensors } from "./safetensors-write.ts";
+import { files, paths } from "./system.ts";
 
+const { join } = paths;
 const CONFIG = "adapter_config.json";
 const WEIGHTS = "adapter_model.safetensors";
 const PICKLE = "adapter_model.bin";
@@ -40,7 +40,7 @@ export async function writePeftConfig(folder: string, config: PeftConfig | LoraP
  * await adapter.close();
  */
 export async function openPeftDirectory(folder: string): Promise<PeftDirectory> {
-  const names = await readdir(folder).catch((cause: unknown) => {
+  const names = await files.readdir(folder).catch((cause: unknown) => {
     throw fileError(cause, folder, "read");
   });
   if (!names.includes(CONFIG)) throw await noAdapter(folder, names);
@@ -63,7 +63,7 @@ async function noAdapter(folder: string, names: readonly string[]): Promise<Stru
 
 async function namedAdapters(folder: string, names: readonly string[]): Promise<string[]> {
   const isAdapter = (name: string): Promise<boolean> =>
-    stat(join(folder, name, CONFIG)).then(
+    files.stat(join(folder, name, CONFIG)).then(
       () => true,
       () => false,
     );

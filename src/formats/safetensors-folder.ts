@@ -1,12 +1,12 @@
-import { readdir, stat } from "node:fs/promises";
-import { basename, dirname, join } from "node:path";
 import { StrutError } from "../errors.ts";
 import { type WriteOptions, fileError, fileSource, readText, writeAtomically } from "./files.ts";
 import { type SafetensorsFile, type TensorEntry, openSafetensors } from "./safetensors.ts";
 import { byteLength, findEntry, refusal } from "./safetensors-header.ts";
 import { JsonScanner } from "./safetensors-json.ts";
 import { type TensorToWrite, writeSafetensors } from "./safetensors-write.ts";
+import { files, paths } from "./system.ts";
 
+const { basename, dirname, join } = paths;
 const indexName = "model.safetensors.index.json";
 
 /** The weights of a model's folder as one file, whatever the number of shards. */
@@ -36,11 +36,11 @@ export async function openSafetensorsFile(path: string): Promise<SafetensorsFile
  * names; or one safetensors file or index by its own path. Pickles are never read.
  */
 export async function openWeights(path: string): Promise<WeightFolder> {
-  const status = await stat(path).catch((cause: unknown) => {
+  const status = await files.stat(path).catch((cause: unknown) => {
     throw fileError(cause, path, "read");
   });
   if (!status.isDirectory()) return path.endsWith(".index.json") ? openShards(path) : single(path, path);
-  const names = await readdir(path);
+  const names = await files.readdir(path);
   if (names.includes("model.safetensors")) return single(path, join(path, "model.safetensors"));
   if (names.includes(indexName)) return openShards(join(path, indexName));
   throw withoutWeights(path, names);

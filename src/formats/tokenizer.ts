@@ -1,4 +1,3 @@
-import { Tokenizer as HuggingFaceTokenizer } from "@huggingface/tokenizers";
 import { StrutError } from "../errors.ts";
 import { type LibraryTokenizer, repair } from "./tokenizer-repair.ts";
 
@@ -29,7 +28,8 @@ export async function loadTokenizer(folder: string): Promise<Tokenizer> {
 }
 
 /** Makes a tokenizer from the parsed contents of tokenizer.json and tokenizer_config.json; `path` stands in messages. */
-export function createTokenizer(definition: object, config: Record<string, unknown>, path = "tokenizer.json"): Tokenizer {
+export async function createTokenizer(definition: object, config: Record<string, unknown>, path = "tokenizer.json"): Promise<Tokenizer> {
+  const { Tokenizer: HuggingFaceTokenizer } = await import("@huggingface/tokenizers");
   let inner: LibraryTokenizer;
   try {
     inner = new HuggingFaceTokenizer({ added_tokens: [], ...definition }, config);

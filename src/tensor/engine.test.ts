@@ -18,8 +18,7 @@ afterEach(() => {
   for (const module of modules) module.stop();
   modules = [];
   vi.unstubAllEnvs();
-  vi.doUnmock("node:fs");
-  vi.doUnmock("node:fs/promises");
+  vi.restoreAllMocks();
 });
 
 async function started(environment: Record<string, string>, options = {}) {
@@ -32,14 +31,13 @@ async function started(environment: Record<string, string>, options = {}) {
 /** The native library and the WebAssembly file are missing, as asked. */
 function without(...missing: string[]): void {
   const hidden = (path: unknown): boolean => missing.some((part) => String(path).includes(part));
-  vi.doMock("node:fs", async (original) => {
-    const fs = await original<typeof import("node:fs")>();
-    return { ...fs, existsSync: (path: string) => !hidden(path) && fs.existsSync(path) };
-  });
-  vi.doMock("node:fs/promises", async (original) => {
-    const fs = await original<typeof import("node:fs/promises")>();
-    return { ...fs, readFile: (path: string) => (hidden(path) ? Promise.reject(new Error("ENOENT")) : fs.readFile(path)) };
-  });
+  const real = process.getBuiltinModule;
+  const [fs, promises] = [real("node:fs"), real("node:fs/promises")];
+  const instead: Record<string, unknown> = {
+    "node:fs": { ...fs, existsSync: (path: string) => !hidden(path) && fs.existsSync(path) },
+    "node:fs/promises": { ...promises, readFile: (path: string) => (hidden(path) ? Promise.reject(new Error("ENOENT")) : promises.readFile(path)) },
+  };
+  vi.spyOn(process, "getBuiltinModule").mockImplementation(((id: string) => instead[id] ?? real(id as "fs")) as typeof real);
 }
 
 /** Where no C compiler was found there is no native library; asking for it then ends in a sentence. */
@@ -80,7 +78,10 @@ describe("start", () => {
       if (engine) expect(engine.backend.threads).toBe(threads);
       modules.at(-1)!.stop();
     }
-    expect((await started({ STRUT_BACKEND: "wasm", STRUT_THREADS: "2" })).backend.threads).toBe(1);
+    for (const threads of [3, 1]) {
+      const { backend, notes } = await started({ STRUT_BACKEND: "wasm", STRUT_THREADS: String(threads) });
+      expect([backend.name, backend.threads, notes]).toEqual(["wasm", threads, []]);
+    }
   });
 
   it("takes options before the environment", async () => {
@@ -110,25 +111,35 @@ describe("start", () => {
     expect((await modules[0]!.start({ backend: "wasm" })).backend.name).toBe("wasm");
   });
 
-  it("falls back from native to WebAssembly to plain TypeScript, and notes why", async () => {
-    without("/kernels/strut-");
-    const second = await started({});
-    expect(second.backend.name).toBe("wasm");
+  it("falls back from native to WebAssembly with threads, without, and to plain TypeScript, and notes why", async () => {
+    without(`/kernels/strut-${process.platform}`);
+    const second = await started({ STRUT_THREADS: "2" });
+    expect([second.backend.name, second.backend.threads]).toEqual(["wasm", 2]);
     expect(second.notes).toEqual(["native: the native kernels were not built"]);
-    without("/kernels/strut-", "strut.wasm");
-    const third = await started({});
-    expect(third.backend.name).toBe("reference");
-    expect(third.notes).toEqual(["native: the native kernels were not built", "wasm: the WebAssembly kernels were not built"]);
+    vi.restoreAllMocks();
+    without(`/kernels/strut-${process.platform}`, "threads.wasm");
+    const third = await started({ STRUT_THREADS: "2" });
+    expect([third.backend.name, third.backend.threads]).toEqual(["wasm", 1]);
+    expect(third.notes).toEqual(["native: the native kernels were not built", "wasm with threads: the WebAssembly kernels were not built"]);
+    vi.restoreAllMocks();
+    without("/kernels/strut");
+    const fourth = await started({ STRUT_THREADS: "2" });
+    expect(fourth.backend.name).toBe("reference");
+    expect(fourth.notes).toEqual([
+      "native: the native kernels were not built",
+      "wasm with threads: the WebAssembly kernels were not built",
+      "wasm: the WebAssembly kernels were not built",
+    ]);
   });
 
   it("does not fall back from a backend that was asked for", async () => {
-    without("/kernels/strut-", "strut.wasm");
+    without("/kernels/strut");
     await expect(started({ STRUT_BACKEND: "native" })).rejects.toThrow("the native kernels were not built");
     await expect(started({ STRUT_BACKEND: "wasm" })).rejects.toThrow("the WebAssembly kernels were not built");
   });
 
   it("computes the same on the backend it fell back to", async () => {
-    without("/kernels/strut-", "strut.wasm");
+    without("/kernels/strut");
     await started({});
     const t = modules[0]!;
     expect(await t.sum(t.matmul(t.ones([3, 4]), t.ones([4, 5]))).item()).toBe(60);

@@ -69,26 +69,38 @@ export async function start(options: StartOptions = {}): Promise<Engine> {
   }
 }
 
-/** The wanted backend, or the fastest that works. */
-async function first(wanted: BackendName | undefined, cpu: string | undefined, asked: number | undefined): Promise<Engine> {
-  const threads = asked ?? globalThis.navigator?.hardwareConcurrency ?? (await import("node:os")).availableParallelism();
-  const notes: string[] = [];
-  const order: BackendName[] = wanted ? [wanted] : ["native", "wasm", "reference"];
-  for (const name of order) {
-    try {
-      return engineOn(await load(name, threads, cpu), notes);
-    } catch (error) {
-      if (wanted || (error as StrutError).code === "usage") throw error;
-      notes.push(`${name}: ${(error as Error).message}`);
-    }
-  }
-  throw new StrutError("engine", `no backend could be started: ${notes.join("; ")}`);
+interface Way {
+  readonly name: BackendName;
+  readonly label: string;
+  /** Threads below which it is not tried; defaults to 1. */
+  readonly least?: number;
+  load(threads: number, cpu: string | undefined): Promise<Backend>;
 }
 
-async function load(name: BackendName, threads: number, cpu: string | undefined): Promise<Backend> {
-  if (name === "native") return (await import("./backends/native.ts")).nativeBackend(threads, cpu);
-  if (name === "wasm") return (await import("./backends/wasm.ts")).wasmBackend();
-  return (await import("./backends/reference.ts")).referenceBackend();
+/** The ways to compute, fastest first. */
+const ways: readonly Way[] = [
+  { name: "native", label: "native", load: async (threads, cpu) => (await import("./backends/native.ts")).nativeBackend(threads, cpu) },
+  { name: "wasm", label: "wasm with threads", least: 2, load: async (threads) => (await import("./backends/wasm.ts")).threadedWasmBackend(threads) },
+  { name: "wasm", label: "wasm", load: async () => (await import("./backends/wasm.ts")).wasmBackend() },
+  { name: "reference", label: "reference", load: async () => (await import("./backends/reference.ts")).referenceBackend() },
+];
+
+/** The fastest way that works, of the wanted backend if one is wanted. */
+async function first(wanted: BackendName | undefined, cpu: string | undefined, asked: number | undefined): Promise<Engine> {
+  const threads = asked ?? globalThis.navigator?.hardwareConcurrency ?? process.getBuiltinModule("node:os").availableParallelism();
+  const notes: string[] = [];
+  let problem: unknown;
+  for (const { name, label, least = 1, load } of ways) {
+    if ((wanted && name !== wanted) || threads < least) continue;
+    try {
+      return engineOn(await load(threads, cpu), notes);
+    } catch (error) {
+      if ((error as StrutError).code === "usage") throw error;
+      notes.push(`${label}: ${(error as Error).message}`);
+      problem = error;
+    }
+  }
+  throw problem as Error;
 }
 
 function engineOn(backend: Backend, notes: readonly string[]): Engine {

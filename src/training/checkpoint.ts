@@ -1,5 +1,3 @@
-import { mkdir, readdir, rm, stat } from "node:fs/promises";
-import { dirname, join, resolve } from "node:path";
 import { StrutError } from "../errors.ts";
 import { fileError, writeAtomically, writeFolderAtomically } from "../formats/files.ts";
 import { readJsonObject } from "../formats/huggingface.ts";
@@ -14,7 +12,9 @@ import type { CheckpointOptions } from "./options.ts";
 import { firstDifference, recipeOf } from "./recipe.ts";
 import type { Session } from "./session.ts";
 import { flatten, restoreInto, unflatten, type Scalar } from "./state-tree.ts";
+import { files, paths } from "../formats/system.ts";
 
+const { dirname, join, resolve } = paths;
 const FORMAT = 1;
 const [TENSORS, SCALARS] = ["trainer.safetensors", "trainer.json"];
 const folderName = (step: number): string => `step-${String(step).padStart(7, "0")}`;
@@ -41,7 +41,7 @@ export interface Found {
 
 /** Complete checkpoints of a folder, newest first. */
 export async function checkpointsIn(dir: string): Promise<{ step: number; path: string }[]> {
-  const names = await readdir(dir).catch((cause: NodeJS.ErrnoException) => {
+  const names = await files.readdir(dir).catch((cause: NodeJS.ErrnoException) => {
     if (cause.code === "ENOENT") return [];
     throw fileError(cause, dir, "read");
   });
@@ -146,7 +146,7 @@ export class CheckpointFolder {
       });
     }
     for (const old of (await checkpointsIn(dir)).filter(({ step }) => step < session.step).slice(keep - 1))
-      await rm(old.path, { recursive: true, force: true });
+      await files.rm(old.path, { recursive: true, force: true });
     return path;
   }
 }
@@ -154,8 +154,9 @@ export class CheckpointFolder {
 /** Makes the folder, clears what a killed run left half-written, and refuses to mix two runs. */
 async function prepare(dir: string, resuming: boolean): Promise<void> {
   try {
-    await mkdir(dir, { recursive: true });
-    for (const name of await readdir(dir)) if (/^\.step-\d+\..*\.(tmp|old)$/.test(name)) await rm(join(dir, name), { recursive: true, force: true });
+    await files.mkdir(dir, { recursive: true });
+    for (const name of await files.readdir(dir))
+      if (/^\.step-\d+\..*\.(tmp|old)$/.test(name)) await files.rm(join(dir, name), { recursive: true, force: true });
   } catch (cause) {
     throw fileError(cause, dir, "write");
   }
@@ -168,7 +169,7 @@ async function prepare(dir: string, resuming: boolean): Promise<void> {
 }
 
 async function readCheckpoint(path: string): Promise<{ saved: Saved; tensors: Map<string, Tensor> }> {
-  if (!(await stat(path).catch(() => undefined))?.isDirectory()) throw new StrutError("checkpoint", `${path} is not a checkpoint's folder`, { path });
+  if (!(await files.stat(path).catch(() => undefined))?.isDirectory()) throw new StrutError("checkpoint", `${path} is not a checkpoint's folder`, { path });
   const saved = (await readJsonObject(join(path, SCALARS!), "It is no complete checkpoint.")) as unknown as Saved;
   if (saved.format !== FORMAT)
     throw new StrutError("checkpoint", `${path} has checkpoint format ${saved.format}, this version of strut reads ${FORMAT}`, {

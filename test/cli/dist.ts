@@ -6,8 +6,10 @@ import { join } from "node:path";
 export function build(): void {
   const sources = readdirSync("src", { recursive: true, encoding: "utf8" }).filter((name) => name.endsWith(".ts") && !name.endsWith(".test.ts"));
   const newest = Math.max(...sources.map((name) => statSync(join("src", name)).mtimeMs));
-  const built = statSync("dist/cli/main.js", { throwIfNoEntry: false })?.mtimeMs ?? 0;
-  if (built < newest) execFileSync(process.execPath, ["node_modules/typescript/bin/tsc", "-p", "tsconfig.build.json"], { stdio: "pipe" });
+  const built = statSync("dist/node/cli/main.js", { throwIfNoEntry: false })?.mtimeMs ?? 0;
+  if (built >= newest) return;
+  execFileSync(process.execPath, ["node_modules/typescript/bin/tsc", "-p", "tsconfig.build.json"], { stdio: "pipe" });
+  execFileSync(process.execPath, ["scripts/bundle.mjs"], { stdio: "pipe" });
 }
 
 export interface Ended {
@@ -25,7 +27,7 @@ export class Strut {
   err = "";
 
   constructor(...argv: readonly string[]) {
-    this.child = spawn(process.execPath, ["dist/cli/main.js", ...argv], { stdio: ["ignore", "pipe", "pipe"] });
+    this.child = spawn(process.execPath, ["dist/node/cli/main.js", ...argv], { stdio: ["ignore", "pipe", "pipe"] });
     this.child.stdout!.setEncoding("utf8").on("data", (text: string) => void (this.out += text));
     this.child.stderr!.setEncoding("utf8").on("data", (text: string) => void (this.err += text));
     this.ended = new Promise((resolve) => this.child.on("close", (code, signal) => resolve({ code, signal, out: this.out, err: this.err })));

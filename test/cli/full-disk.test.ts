@@ -6,20 +6,20 @@ import { names, STORIES, strut, temporary, type Ran } from "./strut.ts";
 /** Bytes that still go onto the disk; every file that is opened for writing counts. */
 const disk = vi.hoisted(() => ({ left: Infinity }));
 
-vi.mock("node:fs/promises", async (original) => {
-  const real = await original<typeof import("node:fs/promises")>();
-  const open: typeof real.open = async (path, flags, mode) => {
-    const handle = await real.open(path, flags, mode);
+vi.mock("../../src/formats/system.ts", async (original) => {
+  const { files, paths } = await original<typeof import("../../src/formats/system.ts")>();
+  const open: typeof files.open = async (path, flags) => {
+    const handle = await files.open(path, flags);
     if (flags !== "wx") return handle;
-    const write = handle.write.bind(handle) as (...rest: unknown[]) => Promise<unknown>;
-    handle.write = (async (bytes: Uint8Array, ...rest: unknown[]) => {
+    const write = handle.write.bind(handle);
+    handle.write = async (bytes, ...rest) => {
       disk.left -= bytes.length;
       if (disk.left < 0) throw Object.assign(new Error("ENOSPC: no space left on device, write"), { code: "ENOSPC", syscall: "write" });
       return write(bytes, ...rest);
-    }) as unknown as typeof handle.write;
+    };
     return handle;
   };
-  return { ...real, open };
+  return { paths, files: { ...files, open } };
 });
 
 const folder = temporary();

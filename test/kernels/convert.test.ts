@@ -9,7 +9,7 @@ let present: Machine[];
 beforeAll(async () => {
   const backend = referenceBackend();
   present = [
-    ...(await machines()).present,
+    ...(await machines(1)).present,
     { label: "reference", backend, scratch: { dtype: "f32", block: backend.allocate(64), offset: 0 }, block: (bytes) => backend.allocate(bytes), reset() {} },
   ];
 });

@@ -2,13 +2,12 @@ import { beforeAll, describe, expect, it } from "vitest";
 import { Draw, type Call } from "./draw.ts";
 import { entries } from "./entries.ts";
 import { describeCall, disagreement, expectedOf, runOn } from "./harness.ts";
-import { machines, useThreads, type Machine } from "./machines.ts";
+import { machines, type Machine } from "./machines.ts";
 
 let present: Machine[];
 
 beforeAll(async () => {
-  ({ present } = await machines());
-  useThreads(1);
+  ({ present } = await machines(1));
 });
 
 function complaints(calls: Iterable<Call>): string {

@@ -1,6 +1,7 @@
 import { referenceKernels } from "../../src/tensor/backends/reference.ts";
 import { signatures } from "../../src/tensor/backends/signatures.ts";
 import { bytesOf, viewOf } from "../../src/tensor/dtype.ts";
+import { equalBytes } from "../support/bytes.ts";
 import type { Argument, Call, Piece, Values } from "./draw.ts";
 import type { Machine } from "./machines.ts";
 
@@ -62,7 +63,7 @@ export function runOn(machine: Machine, call: Call): Results {
     const size = bytesOf(piece.dtype);
     const start = places.get(piece)!.offset * size;
     const end = start + piece.values.length * size;
-    const touched = (from: number, to: number): boolean => Buffer.compare(was.subarray(from, to), is.subarray(from, to)) !== 0;
+    const touched = (from: number, to: number): boolean => !equalBytes(was.subarray(from, to), is.subarray(from, to));
     const argument = call.args.indexOf(piece);
     if (piece.role === "in" && touched(start, end)) throw new Error(`argument ${argument} is an input and was changed`);
     if (touched(0, start)) throw new Error(`memory before argument ${argument} was changed`);
@@ -98,7 +99,7 @@ export function disagreement(call: Call, expected: Results, found: Results): str
 export function difference(call: Call, first: Results, second: Results): string | undefined {
   for (const piece of outputsOf(call)) {
     const [a, b] = [first.get(piece)!, second.get(piece)!];
-    if (Buffer.compare(new Uint8Array(a.buffer), new Uint8Array(b.buffer)) === 0) continue;
+    if (equalBytes(new Uint8Array(a.buffer), new Uint8Array(b.buffer))) continue;
     const at = a.findIndex((value, i) => !Object.is(value, b[i]));
     return `argument ${call.args.indexOf(piece)}, element ${at} of ${a.length}: ${a[at]} and ${b[at]}`;
   }

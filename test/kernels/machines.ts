@@ -1,10 +1,7 @@
-import { existsSync } from "node:fs";
-import { fileURLToPath } from "node:url";
-import koffi from "koffi";
 import type { Backend, Block, Memory } from "../../src/tensor/backends/backend.ts";
 import { nativeBackend } from "../../src/tensor/backends/native.ts";
 import { SCRATCH_FLOATS } from "../../src/tensor/backends/signature.ts";
-import { wasmBackend } from "../../src/tensor/backends/wasm.ts";
+import { threadedWasmBackend, wasmBackend } from "../../src/tensor/backends/wasm.ts";
 
 /** A compiled backend under test, with memory that is used again for every call. */
 export interface Machine {
@@ -38,28 +35,32 @@ function machineOn(label: string, backend: Backend): Machine {
   };
 }
 
-const libraryPath = fileURLToPath(
-  new URL(`../../dist/kernels/strut-${process.platform}-${process.arch}.${process.platform === "darwin" ? "dylib" : "so"}`, import.meta.url),
-);
+const started = new Map<string, Promise<Machine | string>>();
 
-/** Every compiled backend this machine can run, and a line for each that it cannot. */
-export async function machines(): Promise<{ present: Machine[]; missing: string[] }> {
-  const present: Machine[] = [];
-  const missing: string[] = [];
-  for (const variant of ["baseline", "avx2", "avx512"]) {
-    try {
-      present.push(machineOn(`native ${variant}`, await nativeBackend(1, variant)));
-    } catch (error) {
-      missing.push(`native ${variant}: ${(error as Error).message}`);
-    }
-  }
-  present.push(machineOn("wasm", await wasmBackend()));
-  return { present, missing };
+/** The machine, or why it is missing; started once. */
+function once(label: string, key: string, start: () => Promise<Backend>): Promise<Machine | string> {
+  const machine =
+    started.get(key) ??
+    start().then(
+      (backend) => machineOn(label, backend),
+      (error: Error) => `${key}: ${error.message}`,
+    );
+  started.set(key, machine);
+  return machine;
 }
 
-/** Sets the number of threads of every native variant: the pool is one a process. */
-export function useThreads(threads: number): void {
-  if (!existsSync(libraryPath)) return;
-  const running = koffi.load(libraryPath).func("int32_t strut_start(int32_t threads)")(threads) as number;
-  if (running !== threads) throw new Error(`asked for ${threads} threads, ${running} run`);
+/**
+ * Every compiled backend this machine can run, on so many threads, and a line for each that it cannot. A machine has one
+ * label however many threads it has. The native variants share one pool: all of them have the threads last asked for.
+ */
+export async function machines(threads: number): Promise<{ present: Machine[]; missing: string[] }> {
+  const natives = ["baseline", "avx2", "avx512"].map((variant) => once(`native ${variant}`, `native ${variant}`, () => nativeBackend(threads, variant)));
+  const wasm = threads === 1 ? once("wasm", "wasm", wasmBackend) : once("wasm", `wasm with ${threads} threads`, () => threadedWasmBackend(threads));
+  const found = await Promise.all([...natives, wasm]);
+  const present = found.filter((machine) => typeof machine !== "string");
+  if (present.some(({ backend }) => backend.name === "native")) {
+    const { threads: running } = await nativeBackend(threads, "baseline");
+    if (running !== threads) throw new Error(`asked for ${threads} threads, ${running} run`);
+  }
+  return { present, missing: found.filter((machine) => typeof machine === "string") };
 }

@@ -4,13 +4,12 @@ import type { KernelName } from "../../src/tensor/backends/signatures.ts";
 import { Draw, type Call } from "./draw.ts";
 import { entries } from "./entries.ts";
 import { describeCall, disagreement, expectedOf, runOn } from "./harness.ts";
-import { machines, useThreads, type Machine } from "./machines.ts";
+import { machines, type Machine } from "./machines.ts";
 
 let present: Machine[];
 
 beforeAll(async () => {
-  ({ present } = await machines());
-  useThreads(1);
+  ({ present } = await machines(1));
 });
 
 /** What is wrong with these calls anywhere, four complaints at most. */

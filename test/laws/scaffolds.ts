@@ -1,10 +1,11 @@
-import { mkdtemp, rm } from "node:fs/promises";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
+import { files, paths } from "../../src/formats/system.ts";
 import { forward, loadModel, parameters, randomModel, saveModel, type Model } from "../../src/models/index.ts";
 import { makeLayer, makeModel } from "../../src/models/model.ts";
 import type { Run } from "../../src/nn/contracts.ts";
+import { equalBytes } from "../support/bytes.ts";
 import { add, engine, noGrad, Parameter, Rng, scope, tensor, toBytes, zeros, type Engine, type Real, type Tensor } from "../../src/tensor/index.ts";
+
+const { join } = paths;
 
 /** A tiny model that methods are tried on. A new architecture adds one line to `scaffolds`. */
 export interface Scaffold {
@@ -58,11 +59,13 @@ export const scaffolds: readonly Scaffold[] = [
 
 /** A folder that is gone afterwards. */
 export async function inFolder<T>(body: (folder: string) => Promise<T>): Promise<T> {
-  const folder = await mkdtemp(join(tmpdir(), "strut-laws-"));
+  const temporary = globalThis.process?.getBuiltinModule?.("node:os").tmpdir() ?? "/tmp";
+  const folder = join(temporary, `strut-laws-${crypto.randomUUID()}`);
+  await files.mkdir(folder, { recursive: true });
   try {
     return await body(folder);
   } finally {
-    await rm(folder, { recursive: true });
+    await files.rm(folder, { recursive: true });
   }
 }
 
@@ -78,7 +81,7 @@ const leafBytes = (model: Model): Map<string, Uint8Array> => new Map([...paramet
 
 /** Names of leaves that no longer hold what they did. */
 export const changedLeaves = ({ model, bytes }: Base): string[] =>
-  [...leafBytes(model)].filter(([name, now]) => Buffer.compare(bytes.get(name)!, now) !== 0).map(([name]) => name);
+  [...leafBytes(model)].filter(([name, now]) => !equalBytes(bytes.get(name)!, now)).map(([name]) => name);
 
 /** The scaffold's model on the running engine: random weights, norms and biases too. */
 export function baseOf(scaffold: Scaffold): Promise<Base> {

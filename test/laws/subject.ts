@@ -5,6 +5,7 @@ import type { Model } from "../../src/models/index.ts";
 import { applyEmbedding, applyLinear } from "../../src/models/model.ts";
 import type { Params, Site, Statistic } from "../../src/nn/contracts.ts";
 import { add, backward, isReal, mul, noGrad, Parameter, Rng, scope, start, stop, sum, tensor, toBytes, type Tensor } from "../../src/tensor/index.ts";
+import { equalBytes } from "../support/bytes.ts";
 import { checkGradients, leaf, sample } from "../support/gradients.ts";
 import type { Sheet } from "./counts.ts";
 import { baseOf, outputOf, type Scaffold } from "./scaffolds.ts";
@@ -148,7 +149,7 @@ export async function fingerprint(
 }
 
 export const sameBytes = (a: ReadonlyMap<string, Uint8Array>, b: ReadonlyMap<string, Uint8Array>): string[] =>
-  [...a].filter(([key, bytes]) => !b.has(key) || Buffer.compare(bytes, b.get(key)!) !== 0).map(([key]) => key);
+  [...a].filter(([key, bytes]) => !b.has(key) || !equalBytes(bytes, b.get(key)!)).map(([key]) => key);
 
 /** The subject's fingerprint on another engine; the usual one runs again afterwards. */
 export async function onEngine<T>(

@@ -1,5 +1,3 @@
-import { existsSync } from "node:fs";
-import { fileURLToPath } from "node:url";
 import { StrutError } from "../../errors.ts";
 import { bytesOf, viewOf } from "../dtype.ts";
 import { bindKernels, type Backend, type Memory } from "./backend.ts";
@@ -13,11 +11,14 @@ const cType = (type: ArgumentType): string => cTypes[type] ?? "void *";
 
 /** The compiled C kernels, called in place through koffi. */
 export async function nativeBackend(threads: number, cpu: string | undefined): Promise<Backend> {
-  const extension = process.platform === "darwin" ? "dylib" : "so";
-  const path = fileURLToPath(new URL(`../../../dist/kernels/strut-${process.platform}-${process.arch}.${extension}`, import.meta.url));
-  if (!existsSync(path))
+  // asked of the process, not imported: a bundle for browsers holds neither Node's modules nor koffi nor the library
+  const node = globalThis.process?.getBuiltinModule;
+  if (!node) throw new StrutError("backend", "native code runs in Node only");
+  const file = `../../../dist/kernels/strut-${process.platform}-${process.arch}.${process.platform === "darwin" ? "dylib" : "so"}`;
+  const path = node("node:url").fileURLToPath(new URL(file, import.meta.url));
+  if (!node("node:fs").existsSync(path))
     throw new StrutError("backend", "the native kernels were not built", { path, hint: "Run `npm run build` where a C compiler is installed." });
-  const { default: koffi } = await import("koffi");
+  const koffi = node("node:module").createRequire(import.meta.url)("koffi") as typeof import("koffi");
   const library = koffi.load(path);
   const best = library.func("int32_t strut_cpu(void)")() as number;
   const level = cpu === undefined ? best : variants.indexOf(cpu as (typeof variants)[number]);

@@ -1,0 +1,12 @@
+// Everything that the package exports.
+export * as strut from "strut";
+export * as adapters from "strut/adapters";
+export * as data from "strut/data";
+export * as formats from "strut/formats";
+export * as linalg from "strut/linalg";
+export * as models from "strut/models";
+export * as nn from "strut/nn";
+export * as operators from "strut/operators";
+export * as optimizers from "strut/optimizers";
+export * as tensor from "strut/tensor";
+export * as training from "strut/training";
