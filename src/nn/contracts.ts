@@ -1,5 +1,5 @@
 import type { z } from "zod";
-import type { LinearOperator } from "../operators/index.ts";
+import type { ConvGeometry, LinearOperator } from "../operators/index.ts";
 import type { Gradients, Parameter, Rng, Tensor } from "../tensor/index.ts";
 
 export type Awaitable<T> = T | Promise<T>;
@@ -14,8 +14,10 @@ export interface Site {
   readonly kind: "linear" | "conv2d" | "embedding";
   readonly out: number;
   readonly in: number;
+  /** Of a conv2d the matrix on unfolded patches, out × (in/groups·kh·kw). */
   readonly weight: LinearOperator;
   readonly bias?: Parameter;
+  readonly conv?: ConvGeometry;
 }
 
 /** Named tensors of one site; those that are Parameters train. */
@@ -54,6 +56,8 @@ export interface Run {
   readonly caches?: readonly KvCache[];
   /** Forget the intermediates of each block and compute them again in backward; defaults to false. */
   readonly recompute?: boolean;
+  /** Tokens that are there [batch, tokens], 0 for padding; encoders read it. */
+  readonly mask?: Tensor;
 }
 
 /** Something of an adapter that acts at one layer while the adapter is active. */

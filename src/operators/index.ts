@@ -1,3 +1,4 @@
+export { convolve, type ConvGeometry } from "./convolution.ts";
 export { dense, sumOf } from "./dense.ts";
 export { scaledRows } from "./diagonal.ts";
 export { lowRank } from "./low-rank.ts";
