@@ -1,7 +1,7 @@
 import { z } from "zod";
 import { StrutError } from "../errors.ts";
 import type { Config } from "../formats/huggingface.ts";
-import { add, affine, attention, div, layerNorm, mul, relu, reshape, scale, sqrt, square, sum, tanh, tensor, type Real, type Tensor } from "../tensor/index.ts";
+import { add, attention, cast, div, layerNorm, mul, relu, reshape, scale, sqrt, square, sum, tanh, tensor, type Real, type Tensor } from "../tensor/index.ts";
 import { block } from "./blocks.ts";
 import { parseConfig } from "./config.ts";
 import { applyEmbedding, applyLinear, checkIds, normOf, type Architecture, type Dimensions, type LayerSpec } from "./model.ts";
@@ -47,7 +47,7 @@ function timing(tokens: number, n: number, dtype: Real): Tensor {
 function meanOverTokens(x: Tensor, mask: Tensor | undefined): Tensor {
   const [batch, tokens, width] = x.shape as [number, number, number];
   if (!mask) return scale(sum(x, { axes: [1] }), 1 / tokens);
-  const present = affine(reshape(mask, [batch, tokens, 1]), 1, 0);
+  const present = cast(reshape(mask, [batch, tokens, 1]), x.dtype);
   return reshape(div(sum(mul(x, present), { axes: [1] }), sum(present, { axes: [1] })), [batch, width]);
 }
 

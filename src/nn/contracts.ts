@@ -56,7 +56,7 @@ export interface Run {
   readonly caches?: readonly KvCache[];
   /** Forget the intermediates of each block and compute them again in backward; defaults to false. */
   readonly recompute?: boolean;
-  /** Tokens that are there [batch, tokens], 0 for padding; encoders read it. */
+  /** i32 [batch, tokens]: 1 where there is a token, 0 where there is padding; encoders read it. */
   readonly mask?: Tensor;
 }
 
