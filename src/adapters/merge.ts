@@ -123,7 +123,12 @@ export function unmerge(folded: Model, adapted: Model): Model {
     };
     layers.set(
       path,
-      makeLayer(layer.spec, back(layer.weight, whole.weight, source.weight, "weight"), layer.bias && back(layer.bias, whole.bias!, source.bias!, "bias"), layer.buffers),
+      makeLayer(
+        layer.spec,
+        back(layer.weight, whole.weight, source.weight, "weight"),
+        layer.bias && back(layer.bias, whole.bias!, source.bias!, "bias"),
+        layer.buffers,
+      ),
     );
   }
   return makeModel({ ...folded, layers });

@@ -16,11 +16,8 @@ export function tokenRows(
   const tokens = new Map<string, readonly number[]>();
   if (!indices) return tokens;
   const { embedding: input } = model.architecture;
-  if (input === undefined)
-    throw new StrutError("targets", `a ${model.architecture.modelType} model looks no tokens up`, { path: "trainable_token_indices" });
-  const wanted = Array.isArray(indices)
-    ? { [input.split(".").at(-1)!]: indices as readonly number[] }
-    : (indices as Record<string, readonly number[]>);
+  if (input === undefined) throw new StrutError("targets", `a ${model.architecture.modelType} model looks no tokens up`, { path: "trainable_token_indices" });
+  const wanted = Array.isArray(indices) ? { [input.split(".").at(-1)!]: indices as readonly number[] } : (indices as Record<string, readonly number[]>);
   for (const [module, ids] of Object.entries(wanted)) {
     const layer = [...model.layers.values()].find(({ spec }) => spec.kind === "embedding" && (spec.path === module || spec.path.endsWith(`.${module}`)));
     if (!layer)

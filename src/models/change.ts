@@ -9,7 +9,10 @@ export function withLeaves(model: Model, replacements: ReadonlyMap<Parameter, Pa
   for (const [path, layer] of model.layers) {
     const weight = replacements.get(layer.weight) ?? layer.weight;
     const bias = layer.bias && (replacements.get(layer.bias) ?? layer.bias);
-    layers.set(path, weight === layer.weight && bias === layer.bias ? layer : { ...makeLayer(layer.spec, weight, bias, layer.buffers), attached: layer.attached });
+    layers.set(
+      path,
+      weight === layer.weight && bias === layer.bias ? layer : { ...makeLayer(layer.spec, weight, bias, layer.buffers), attached: layer.attached },
+    );
   }
   return makeModel({ ...model, layers });
 }
@@ -55,7 +58,9 @@ export function replicateLayers(model: Model, ranges: readonly (readonly [number
   const { architecture } = model;
   const { depthKey } = architecture;
   if (depthKey === undefined)
-    throw new StrutError("option", `the blocks of a ${architecture.modelType} model are not alike, so they cannot be replicated`, { path: "layer_replication" });
+    throw new StrutError("option", `the blocks of a ${architecture.modelType} model are not alike, so they cannot be replicated`, {
+      path: "layer_replication",
+    });
   for (const [start, end] of ranges)
     if (!(start >= 0 && start < end && end <= model.dimensions.depth))
       throw new StrutError("option", `layer_replication range [${start}, ${end}] does not lie in the model's ${model.dimensions.depth} layers`, {

@@ -148,11 +148,7 @@ export function applyLinear(model: Model, path: string, x: Tensor, run: Run): Te
   const site = currentSite(layer, active);
   const { weight, bias } = site;
   run.observer?.input?.(layer.site!, x);
-  let y = site.conv
-    ? convolve(weight, x, site.conv, bias ?? null)
-    : bias
-      ? (weight.withBias?.(x, bias) ?? add(weight.apply(x), bias))
-      : weight.apply(x);
+  let y = site.conv ? convolve(weight, x, site.conv, bias ?? null) : bias ? (weight.withBias?.(x, bias) ?? add(weight.apply(x), bias)) : weight.apply(x);
   // every adapter sees the base's output, so that what they add does not depend on their order
   const base = y;
   for (const { forward } of active) if (forward) y = y === base ? forward(x, base, site, run) : add(y, sub(forward(x, base, site, run), base));

@@ -37,7 +37,10 @@ describe("convolution by an operator", () => {
   });
 
   it("has gradients in the image and in every part", async () => {
-    await checkGradients((x, b, a, bias) => convolve(lowRank(b!, a!), x!, geometry, bias!), [leaf([1, 2, 4, 4]), leaf([3, 2], 2), leaf([2, 12], 3), leaf([3], 4)]);
+    await checkGradients(
+      (x, b, a, bias) => convolve(lowRank(b!, a!), x!, geometry, bias!),
+      [leaf([1, 2, 4, 4]), leaf([3, 2], 2), leaf([2, 12], 3), leaf([3], 4)],
+    );
     await checkGradients((x, w) => convolve(dense(w!), x!, geometry), [leaf([1, 2, 4, 4]), leaf([3, 12], 2)]);
   });
 });

@@ -118,7 +118,9 @@ interface Channels {
 }
 
 function channelsOf(draw: Draw): Channels {
-  const [batch, channels, inner] = draw.large ? [draw.integer(4, 8), draw.integer(5, 17), draw.integer(300, 900)] : [draw.integer(1, 4), draw.integer(1, 5), draw.one([1, 2, 5, 15, 16, 17, 33, 64, 130])];
+  const [batch, channels, inner] = draw.large
+    ? [draw.integer(4, 8), draw.integer(5, 17), draw.integer(300, 900)]
+    : [draw.integer(1, 4), draw.integer(1, 5), draw.one([1, 2, 5, 15, 16, 17, 33, 64, 130])];
   const kinds = Array.from({ length: channels }, () => [draw.one([0, 0, 3, -100]), draw.one([1, 1, 0.01, 30])] as const);
   const x = Array.from({ length: batch * channels * inner }, (_, i) => {
     const [shift, spread] = kinds[Math.floor(i / inner) % channels]!;
@@ -160,17 +162,7 @@ const channel_norm: Entry = (draw) => {
   };
   return {
     kernel: "channel_norm",
-    args: [
-      draw.output(x.length, allowed),
-      draw.input(x),
-      draw.input(mean),
-      draw.input(rstd),
-      w && draw.input(w),
-      b && draw.input(b),
-      batch,
-      channels,
-      inner,
-    ],
+    args: [draw.output(x.length, allowed), draw.input(x), draw.input(mean), draw.input(rstd), w && draw.input(w), b && draw.input(b), batch, channels, inner],
   };
 };
 

@@ -102,7 +102,13 @@ const HIDDEN = 1e30;
 function visible(batch: number, tq: number, tk: number, causal: boolean, keyMask: Tensor | undefined, dtype: DType): Tensor | undefined {
   if (keyMask && (String(keyMask.shape) !== String([batch, tk]) || !["u8", "bool", "i32"].includes(keyMask.dtype)))
     throw new StrutError("shape", `attention: keyMask is ${keyMask.dtype}[${keyMask.shape}], expected u8, bool or i32 [${[batch, tk]}]`);
-  const keys = keyMask && tensor(Array.from(hostNumbers(keyMask) as Int32Array, (flag) => (flag === 0 ? 0 : 1)), [batch, 1, 1, tk], dtype);
+  const keys =
+    keyMask &&
+    tensor(
+      Array.from(hostNumbers(keyMask) as Int32Array, (flag) => (flag === 0 ? 0 : 1)),
+      [batch, 1, 1, tk],
+      dtype,
+    );
   if (!causal) return keys;
   const past = Float64Array.from({ length: tq * tk }, (_, at) => (at % tk <= Math.floor(at / tk) + tk - tq ? 1 : 0));
   const order = tensor(past, [1, 1, tq, tk], dtype);

@@ -38,7 +38,12 @@ function geometry(name: string, shape: readonly number[], kernel: Pair, { stride
   if (shape.length !== 4) throw new StrutError("shape", `${name}: images must be [batch, channels, height, width], got [${shape}]`);
   const [batch, channels, height, width] = shape as [number, number, number, number];
   const [k, s, p, d] = [both(kernel), both(stride), both(padding), both(dilation)];
-  for (const [what, pair, least] of [["kernel", k, 1], ["stride", s, 1], ["padding", p, 0], ["dilation", d, 1]] as const)
+  for (const [what, pair, least] of [
+    ["kernel", k, 1],
+    ["stride", s, 1],
+    ["padding", p, 0],
+    ["dilation", d, 1],
+  ] as const)
     if (!pair.every((n) => Number.isInteger(n) && n >= least))
       throw new StrutError("option", `${name}: ${what} is [${pair}]; it must be whole numbers of at least ${least}`, { path: what });
   const extent = (axis: 0 | 1): number => Math.floor((shape[2 + axis]! + 2 * p[axis] - d[axis] * (k[axis] - 1) - 1) / s[axis]) + 1;
@@ -140,7 +145,11 @@ export function conv2d(x: Tensor, weight: Tensor, bias: Tensor | null = null, { 
       if (dw && shares) {
         columnsOf(start, images, part);
         inBatches(start, images, (from, whole, count) =>
-          gemmInto(matrices(shares, from, count, rows, taps), matrices(dy, whole, count, rows, positions), transpose(matrices(part, from, count, taps, positions))),
+          gemmInto(
+            matrices(shares, from, count, rows, taps),
+            matrices(dy, whole, count, rows, positions),
+            transpose(matrices(part, from, count, taps, positions)),
+          ),
         );
         kernels().axpby(dw, 1, sumAxes(slice(shares, 0, 0, images), [0]), 1, dw.size);
       }

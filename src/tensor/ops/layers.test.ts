@@ -49,8 +49,7 @@ const functions: Record<string, F> = {
   "batch norm in training": (x, w, b) => t.batchNorm(x!, running("batch norm in training"), w!, b!, { training: true, momentum: 0.3 }),
   "batch norm in evaluation": (x, w, b) => t.batchNorm(x!, running("batch norm in evaluation"), w!, b!),
   "group norm": (x, w, b) => t.groupNorm(x!, 2, w!, b!),
-  "embedding bag sum with offsets and weights": (table, w) =>
-    t.embeddingBag(table!, i32(bag.ids), { mode: "sum", offsets: bag.offsets, perSampleWeights: w! }),
+  "embedding bag sum with offsets and weights": (table, w) => t.embeddingBag(table!, i32(bag.ids), { mode: "sum", offsets: bag.offsets, perSampleWeights: w! }),
   "embedding bag mean with offsets": (table) => t.embeddingBag(table!, i32(bag.ids), { offsets: bag.offsets }),
   "attention with bias and padding": (q, k, v, bias) => t.attention(q!, k!, v!, { causal: false, bias: bias!, keyMask: i32([1, 1, 0, 1, 1, 1, 1, 0], [2, 4]) }),
   lstm: (x, weightIh, weightHh, biasIh, biasHh, h, c) => {
@@ -107,7 +106,10 @@ describe("layers agree with torch", () => {
   );
 
   it("batch norm moves the running statistics in training only", async () => {
-    for (const [name, training] of [["batch norm in training", true], ["batch norm in evaluation", false]] as const) {
+    for (const [name, training] of [
+      ["batch norm in training", true],
+      ["batch norm in evaluation", false],
+    ] as const) {
       const { inputs, before, after } = golden[name]!;
       const [x, w, b] = inputs.map(asTensor);
       const moved = running(name);
@@ -124,11 +126,17 @@ describe("layers in f32", () => {
     const w = new t.Parameter(values([24, 16, 3, 3], 1), "w");
     const x = values([20, 16, 24, 24], 2);
     const whole = t.conv2d(x, w, null, { padding: 1 });
-    const wholeGradient = await t.backward(t.sum(t.square(whole))).get(w)!.data();
+    const wholeGradient = await t
+      .backward(t.sum(t.square(whole)))
+      .get(w)!
+      .data();
     let sum = new Float64Array(w.size);
     for (let i = 0; i < 20; i++) {
       const one = t.conv2d(t.slice(x, 0, i, i + 1), w, null, { padding: 1 });
-      const part = await t.backward(t.sum(t.square(one))).get(w)!.data();
+      const part = await t
+        .backward(t.sum(t.square(one)))
+        .get(w)!
+        .data();
       sum = sum.map((value, at) => value + Number(part[at]));
     }
     const largest = Math.max(...sum.map(Math.abs));
@@ -143,10 +151,10 @@ describe("embedding bags", () => {
     expect([...(await y.data())]).toEqual([2, 3, 3, 4, 0, 0]);
   });
   it("have gradients with a mask", () =>
-    checkGradients((table, w) => t.embeddingBag(table!, i32([0, 1, 2, 1], [2, 2]), { mode: "sum", mask: i32([1, 1, 1, 0], [2, 2]), perSampleWeights: w! }), [
-      leaf([3, 2]),
-      leaf([2, 2], 2),
-    ]));
+    checkGradients(
+      (table, w) => t.embeddingBag(table!, i32([0, 1, 2, 1], [2, 2]), { mode: "sum", mask: i32([1, 1, 1, 0], [2, 2]), perSampleWeights: w! }),
+      [leaf([3, 2]), leaf([2, 2], 2)],
+    ));
   it("refuse offsets that fall and weights for a mean", () => {
     expect(() => t.embeddingBag(t.ones([3, 2]), i32([0, 1]), { offsets: [0, 3] })).toThrow(/offsets \[0,3\] must start at 0 and rise within 2 ids/);
     expect(() => t.embeddingBag(t.ones([3, 2]), i32([0, 1]), { offsets: [0], perSampleWeights: t.ones([2]) })).toThrow(/need mode "sum"/);
@@ -171,12 +179,10 @@ describe("composed attention", () => {
     expect(Number(y[2])).not.toBe(0);
   });
   it("has gradients through mask and causal order together", () =>
-    checkGradients((q, k, v, bias) => t.attention(q!, k!, v!, { bias: bias!, keyMask: i32([1, 0, 1], [1, 3]) }), [
-      leaf([1, 3, 2, 2]),
-      leaf([1, 3, 1, 2], 2),
-      leaf([1, 3, 1, 2], 3),
-      leaf([1, 2, 3, 3], 4),
-    ]));
+    checkGradients(
+      (q, k, v, bias) => t.attention(q!, k!, v!, { bias: bias!, keyMask: i32([1, 0, 1], [1, 3]) }),
+      [leaf([1, 3, 2, 2]), leaf([1, 3, 1, 2], 2), leaf([1, 3, 1, 2], 3), leaf([1, 2, 3, 3], 4)],
+    ));
 });
 
 describe("wrong shapes end in sentences", () => {
@@ -187,11 +193,19 @@ describe("wrong shapes end in sentences", () => {
     ["fold columns", () => t.fold(t.ones([1, 5, 4]), [4, 4], 2), /columns \[1,5,4\] do not fit/],
     ["max pool padding", () => t.maxPool2d(t.ones([1, 1, 4, 4]), 2, { padding: 2 }), /padding may be half/],
     ["adaptive size", () => t.adaptiveAveragePool2d(t.ones([1, 1, 4, 4]), 0), /the size whole/],
-    ["batch norm of one value", () => t.batchNorm(t.ones([1, 2]), { mean: t.zeros([2]), variance: t.ones([2]) }, null, null, { training: true }), /more than one value/],
+    [
+      "batch norm of one value",
+      () => t.batchNorm(t.ones([1, 2]), { mean: t.zeros([2]), variance: t.ones([2]) }, null, null, { training: true }),
+      /more than one value/,
+    ],
     ["group norm", () => t.groupNorm(t.ones([1, 5, 2]), 2), /2 groups do not divide/],
     ["smooth l1", () => t.smoothL1Loss(t.ones([1]), t.ones([1]), { beta: 0 }), /beta is 0/],
     ["label smoothing", () => t.crossEntropy(t.ones([1, 2]), i32([0]), { labelSmoothing: 2 }), /labelSmoothing is 2/],
-    ["lstm", () => t.lstmCell(t.ones([1, 2]), { h: t.ones([1, 3]), c: t.ones([1, 3]) }, { weightIh: t.ones([9, 2]), weightHh: t.ones([9, 3]) }), /4·hidden rows/],
+    [
+      "lstm",
+      () => t.lstmCell(t.ones([1, 2]), { h: t.ones([1, 3]), c: t.ones([1, 3]) }, { weightIh: t.ones([9, 2]), weightHh: t.ones([9, 3]) }),
+      /4·hidden rows/,
+    ],
     ["gru", () => t.gruCell(t.ones([1, 2]), t.ones([1, 3]), { weightIh: t.ones([12, 2]), weightHh: t.ones([12, 3]) }), /3·hidden rows/],
   ])("%s", (_, f, message) => expect(f).toThrow(message));
 });

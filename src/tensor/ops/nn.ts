@@ -5,7 +5,7 @@ import { empty, full, hostView, Tensor, tensor, zeros, type Numbers } from "../t
 import { mul, scale } from "./elementwise.ts";
 import { gemmInto } from "./matmul.ts";
 import { sum } from "./reduce.ts";
-import { contiguous, reshape, slice, transpose } from "./shape.ts";
+import { contiguous, slice, transpose } from "./shape.ts";
 
 const rowsOf = (x: Tensor): [number, number] => [x.size / Math.max(1, x.shape.at(-1)!), x.shape.at(-1)!];
 

@@ -100,7 +100,10 @@ export function averagePool2d(x: Tensor, kernel: Pair, { countIncludePad = true,
  */
 export function adaptiveAveragePool2d(x: Tensor, size: Pair): Tensor {
   if (x.shape.length !== 4 || !both(size).every((n) => Number.isInteger(n) && n >= 1))
-    throw new StrutError("shape", `adaptiveAveragePool2d: images must be [batch, channels, height, width] and the size whole, got [${x.shape}] and [${both(size)}]`);
+    throw new StrutError(
+      "shape",
+      `adaptiveAveragePool2d: images must be [batch, channels, height, width] and the size whole, got [${x.shape}] and [${both(size)}]`,
+    );
   const axis = (extent: number, out: number): Windows => ({
     start: Array.from({ length: out }, (_, i) => Math.floor((i * extent) / out)),
     end: Array.from({ length: out }, (_, i) => Math.ceil(((i + 1) * extent) / out)),

@@ -83,7 +83,13 @@ function overTokens<S>(x: Tensor, state: S, step: (x: Tensor, state: S) => S, hi
  */
 export function lstm(x: Tensor, weights: CellWeights, state?: LstmState, { reverse = false }: SequenceOptions = {}): { output: Tensor; state: LstmState } {
   const start = (): Tensor => zeros([x.shape[0]!, weights.weightHh.shape[1]!], x.dtype);
-  return overTokens(x, state ?? { h: start(), c: start() }, (token, now) => lstmCell(token, now, weights), ({ h }) => h, reverse);
+  return overTokens(
+    x,
+    state ?? { h: start(), c: start() },
+    (token, now) => lstmCell(token, now, weights),
+    ({ h }) => h,
+    reverse,
+  );
 }
 
 /**
@@ -94,5 +100,11 @@ export function lstm(x: Tensor, weights: CellWeights, state?: LstmState, { rever
  */
 export function gru(x: Tensor, weights: CellWeights, state?: Tensor, { reverse = false }: SequenceOptions = {}): { output: Tensor; state: Tensor } {
   const start = state ?? zeros([x.shape[0]!, weights.weightHh.shape[1]!], x.dtype);
-  return overTokens(x, start, (token, h) => gruCell(token, h, weights), (h) => h, reverse);
+  return overTokens(
+    x,
+    start,
+    (token, h) => gruCell(token, h, weights),
+    (h) => h,
+    reverse,
+  );
 }
