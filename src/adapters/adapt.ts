@@ -4,7 +4,7 @@ import { matchModules, type MatchableModule, type Matches } from "../formats/pef
 import { patternLookup } from "../formats/peft-patterns.ts";
 import type { Params, Site } from "../nn/contracts.ts";
 import { parseOptions } from "../nn/options.ts";
-import { leafCopy, replicateLayers } from "../models/change.ts";
+import { leafCopy, ownBuffers, replicateLayers } from "../models/change.ts";
 import type { Model } from "../models/model.ts";
 import { isReal, keep, noGrad, Parameter, Rng, scope, type Real, type Tensor } from "../tensor/index.ts";
 import type { Adapter, InitContext } from "./adapter.ts";
@@ -154,7 +154,7 @@ export async function adapt<O extends z.ZodObject, P extends Params, S extends P
     throw new StrutError("adapter", `the model already has an adapter named ${name}`, { hint: "Give the new one another name, or remove the old one." });
   const definition = method as unknown as Adapter;
   const parsed = parseOptions(definition, options as Record<string, unknown>, definition.peft?.options) as Record<string, unknown>;
-  const base = targeting.layerReplication ? replicateLayers(model, targeting.layerReplication) : model;
+  const base = ownBuffers(targeting.layerReplication ? replicateLayers(model, targeting.layerReplication) : model);
   const covered = toCoverage(match(base, method.kinds, targeting));
   const sites = covered.matched.map((path) => base.layers.get(path)!.site!);
   const siteOptions = patternedOptions(parsed, covered.matched, targeting);

@@ -1,10 +1,10 @@
 import { StrutError } from "../errors.ts";
 import { acting, currentNorm, currentSite, makeLayer, makeModel, type Layer, type Model } from "../models/model.ts";
 import type { Attachment } from "../nn/contracts.ts";
-import { add, copyOf, isReal, noGrad, Parameter, scope, sub, transpose, type Tensor } from "../tensor/index.ts";
+import { add, copyOf, isReal, noGrad, Parameter, reshape, scope, sub, transpose, type Tensor } from "../tensor/index.ts";
 
 /** A copy in memory of its own, laid out as the file has it. */
-const stored = (layer: Layer, matrix: Tensor): Tensor => copyOf(layer.spec.transposed ? transpose(matrix) : matrix);
+const stored = (layer: Layer, matrix: Tensor): Tensor => copyOf(layer.spec.transposed ? transpose(matrix) : reshape(matrix, layer.weight.shape));
 
 /** W with every active adapter's part, out×in, and what is added to the bias. */
 function merged(layer: Layer, active: readonly Attachment[]): { weight: Tensor; bias: Tensor | undefined } {
@@ -37,7 +37,7 @@ function mergeLayer(layer: Layer, active: readonly Attachment[]): Layer {
     scope(() => {
       if (!layer.site) {
         const { weight, bias } = currentNorm(layer, active);
-        return makeLayer(spec, leaf(copyOf(weight), "weight"), bias ? leaf(copyOf(bias), "bias") : undefined);
+        return makeLayer(spec, leaf(copyOf(weight), "weight"), bias ? leaf(copyOf(bias), "bias") : undefined, layer.buffers);
       }
       const { weight, bias } = merged(layer, active);
       return makeLayer(spec, leaf(stored(layer, weight), "weight"), bias && leaf(copyOf(bias), "bias"));
@@ -123,7 +123,12 @@ export function unmerge(folded: Model, adapted: Model): Model {
     };
     layers.set(
       path,
-      makeLayer(layer.spec, back(layer.weight, whole.weight, source.weight, "weight"), layer.bias && back(layer.bias, whole.bias!, source.bias!, "bias")),
+      makeLayer(
+        layer.spec,
+        back(layer.weight, whole.weight, source.weight, "weight"),
+        layer.bias && back(layer.bias, whole.bias!, source.bias!, "bias"),
+        layer.buffers,
+      ),
     );
   }
   return makeModel({ ...folded, layers });

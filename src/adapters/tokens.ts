@@ -15,15 +15,15 @@ export function tokenRows(
 ): Map<string, readonly number[]> {
   const tokens = new Map<string, readonly number[]>();
   if (!indices) return tokens;
-  const wanted = Array.isArray(indices)
-    ? { [model.architecture.embedding.split(".").at(-1)!]: indices as readonly number[] }
-    : (indices as Record<string, readonly number[]>);
+  const { embedding: input } = model.architecture;
+  if (input === undefined) throw new StrutError("targets", `a ${model.architecture.modelType} model looks no tokens up`, { path: "trainable_token_indices" });
+  const wanted = Array.isArray(indices) ? { [input.split(".").at(-1)!]: indices as readonly number[] } : (indices as Record<string, readonly number[]>);
   for (const [module, ids] of Object.entries(wanted)) {
     const layer = [...model.layers.values()].find(({ spec }) => spec.kind === "embedding" && (spec.path === module || spec.path.endsWith(`.${module}`)));
     if (!layer)
       throw new StrutError("targets", `trainable_token_indices names ${module}, which is no embedding of the model`, {
         path: "trainable_token_indices",
-        hint: `Its input embedding is ${model.architecture.embedding}.`,
+        hint: `Its input embedding is ${input}.`,
       });
     for (const id of ids)
       if (!(Number.isInteger(id) && id >= 0 && id < layer.spec.shape[0]!))

@@ -7,7 +7,7 @@ import { openPeftDirectory } from "../formats/peft-directory.ts";
 import type { TensorEntry } from "../formats/safetensors.ts";
 import { openWeights } from "../formats/safetensors-folder.ts";
 import { checkVocabulary, loadTokenizer } from "../formats/tokenizer.ts";
-import { architectureOf } from "../models/index.ts";
+import { architectureOf, areLanguage, type LanguageDimensions } from "../models/index.ts";
 import { bytesText, grouped } from "../report/numbers.ts";
 import { facts } from "../report/table.ts";
 import { start } from "../tensor/index.ts";
@@ -129,18 +129,22 @@ async function aboutTokenizer(folder: string, vocabularySize: number): Promise<{
   }
 }
 
+const headsOf = ({ heads, headSize, kvHeads }: LanguageDimensions): string =>
+  `${heads} heads of ${headSize}${kvHeads === heads ? "" : `, ${kvHeads} for keys and values`}`;
+
 async function aboutModel(folder: string): Promise<Known> {
   const config = await readConfig(folder);
   const architecture = architectureOf(config);
   const dimensions = architecture.parse(config);
-  const { depth, width, heads, kvHeads, headSize, context, vocabularySize, tied } = dimensions;
+  const { depth, width } = dimensions;
+  const language = areLanguage(dimensions) ? dimensions : undefined;
   const specs = architecture.layers(dimensions);
   const sites = specs.filter(({ kind }) => kind !== "norm");
   const weights = await openWeights(folder);
   try {
     const held = contents(weights.entries.values());
     const name = String((config["architectures"] as unknown[] | undefined)?.[0] ?? architecture.modelType);
-    const tokenizer = await aboutTokenizer(folder, vocabularySize);
+    const tokenizer = language && (await aboutTokenizer(folder, language.vocabularySize));
     const linear = [...new Set(sites.filter(({ kind }) => kind === "linear").map(({ path }) => path.split(".").at(-1)!))];
     return {
       json: {
@@ -151,25 +155,27 @@ async function aboutModel(folder: string): Promise<Known> {
         files: weights.files.length,
         layers: depth,
         width,
-        heads,
-        kvHeads,
-        headSize,
-        context,
-        vocabulary: vocabularySize,
-        tied,
+        ...(language && {
+          heads: language.heads,
+          kvHeads: language.kvHeads,
+          headSize: language.headSize,
+          context: language.context,
+          vocabulary: language.vocabularySize,
+          tied: language.tied,
+        }),
         sites: sites.map(({ path, kind, shape }) => ({ path, kind, shape })),
-        tokenizer: tokenizer.json,
+        ...(tokenizer && { tokenizer: tokenizer.json }),
       },
       lines: [
         ["model", folder],
         ["architecture", `${name} (${architecture.modelType})`],
         ...contentLines(held),
         ["files", weights.files.length > 1 ? `${weights.files.length} shards` : undefined],
-        ["layers", `${depth} of width ${width}; ${heads} heads of ${headSize}${kvHeads === heads ? "" : `, ${kvHeads} for keys and values`}`],
+        ["layers", `${depth} ${language ? `of width ${width}; ${headsOf(language)}` : `blocks; ${width} features at the end`}`],
         ["sites", `${sites.length} matrices; linear: ${linear.join(", ")}`],
-        ["context", `${grouped(context)} tokens`],
-        ["vocabulary", `${grouped(vocabularySize)}${tied ? ", head tied to the embedding" : ""}`],
-        ["tokenizer", tokenizer.text],
+        ["context", language && `${grouped(language.context)} tokens`],
+        ["vocabulary", language && `${grouped(language.vocabularySize)}${language.tied ? ", head tied to the embedding" : ""}`],
+        ["tokenizer", tokenizer?.text],
       ],
     };
   } finally {

@@ -9,7 +9,10 @@ export function withLeaves(model: Model, replacements: ReadonlyMap<Parameter, Pa
   for (const [path, layer] of model.layers) {
     const weight = replacements.get(layer.weight) ?? layer.weight;
     const bias = layer.bias && (replacements.get(layer.bias) ?? layer.bias);
-    layers.set(path, weight === layer.weight && bias === layer.bias ? layer : { ...makeLayer(layer.spec, weight, bias), attached: layer.attached });
+    layers.set(
+      path,
+      weight === layer.weight && bias === layer.bias ? layer : { ...makeLayer(layer.spec, weight, bias, layer.buffers), attached: layer.attached },
+    );
   }
   return makeModel({ ...model, layers });
 }
@@ -26,7 +29,22 @@ export function unfreeze(model: Model, which: (name: string) => boolean = () => 
     throw new StrutError("targets", "unfreeze: no parameter of the model was chosen", {
       hint: `Names look like ${[...parameters(model).keys()].slice(0, 2).join(", ")}.`,
     });
-  return withLeaves(model, new Map(chosen.map(([name, leaf]) => [leaf, leafCopy(leaf, name)])));
+  return withLeaves(ownBuffers(model), new Map(chosen.map(([name, leaf]) => [leaf, leafCopy(leaf, name)])));
+}
+
+/** The same model with buffers of its own, so that training does not move another's; itself if it has none. */
+export function ownBuffers(model: Model): Model {
+  if ([...model.layers.values()].every(({ buffers }) => !buffers)) return model;
+  const copied = (layer: Layer): Layer =>
+    layer.buffers
+      ? {
+          ...layer,
+          buffers: Object.fromEntries(
+            Object.entries(layer.buffers).map(([name, buffer]) => [name, noGrad(() => new Parameter(copyOf(buffer), buffer.name, false))]),
+          ),
+        }
+      : layer;
+  return makeModel({ ...model, layers: new Map([...model.layers].map(([path, layer]) => [path, copied(layer)])) });
 }
 
 /** A trainable copy of a leaf. */
@@ -37,25 +55,30 @@ export const leafCopy = (leaf: Tensor, name: string): Parameter => noGrad(() => 
  * (PEFT's layer_replication).
  */
 export function replicateLayers(model: Model, ranges: readonly (readonly [number, number])[]): Model {
+  const { architecture } = model;
+  const { depthKey } = architecture;
+  if (depthKey === undefined)
+    throw new StrutError("option", `the blocks of a ${architecture.modelType} model are not alike, so they cannot be replicated`, {
+      path: "layer_replication",
+    });
   for (const [start, end] of ranges)
     if (!(start >= 0 && start < end && end <= model.dimensions.depth))
       throw new StrutError("option", `layer_replication range [${start}, ${end}] does not lie in the model's ${model.dimensions.depth} layers`, {
         path: "layer_replication",
       });
   const sources = replicatedLayers(ranges);
-  const { architecture } = model;
   const dimensions = { ...model.dimensions, depth: sources.length };
   const layers = new Map<string, Layer>();
   for (const spec of architecture.layers(dimensions)) {
     const from = spec.path.replace(/^(.*?\.)(\d+)\./, (_, head: string, index: string) => `${head}${sources[Number(index)]}.`);
     const source = model.layers.get(from)!;
-    layers.set(spec.path, makeLayer(spec, source.weight, source.bias));
+    layers.set(spec.path, makeLayer(spec, source.weight, source.bias, source.buffers));
   }
   return makeModel({
     architecture,
     dimensions,
     layers,
-    config: { ...model.config, [architecture.depthKey]: sources.length },
+    config: { ...model.config, [depthKey]: sources.length },
     ...(model.folder ? { folder: model.folder } : {}),
   });
 }

@@ -4,7 +4,7 @@ import type { Tokenizer } from "../formats/tokenizer.ts";
 import { parseOptions } from "../nn/options.ts";
 import { concat, free, noGrad, reshape, scope, slice, tensor, tokenLosses } from "../tensor/index.ts";
 import { yieldToEvents } from "../nn/events.ts";
-import { applyLinear, hidden, type Model } from "./model.ts";
+import { languageDimensions, applyLinear, hidden, type Model } from "./model.ts";
 
 export const evaluationOptions = z.object({
   window: z.int().min(2).optional().describe("tokens that are fed together; the first of them is not scored; defaults to the model's context"),
@@ -51,7 +51,7 @@ const LOGITS = 2 ** 21;
  */
 export async function evaluate(model: Model, ids: ArrayLike<number>, options: EvaluateOptions = {}): Promise<Evaluation> {
   const { onProgress, signal, ...rest } = options;
-  const { context } = model.dimensions;
+  const { context } = languageDimensions(model);
   const { window = context } = parseOptions({ id: "evaluate", options: evaluationOptions }, rest);
   if (window > context)
     throw new StrutError("context", `a window of ${window} tokens does not fit into the model's context of ${context}`, {
@@ -100,7 +100,7 @@ async function lossOf(model: Model, ids: Int32Array, rows: number, width: number
   const losses = noGrad(() =>
     scope(() => {
       const states = reshape(hidden(model, tensor(ids, [rows, width], "i32")), [rows * width, -1]);
-      const chunk = Math.max(64, Math.floor(LOGITS / model.dimensions.vocabularySize));
+      const chunk = Math.max(64, Math.floor(LOGITS / languageDimensions(model).vocabularySize));
       const parts = Array.from({ length: Math.ceil(targets.length / chunk) }, (_, i) => {
         const [from, to] = [i * chunk, Math.min(targets.length, (i + 1) * chunk)];
         return scope(() =>

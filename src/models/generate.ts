@@ -4,7 +4,7 @@ import type { KvCache } from "../nn/contracts.ts";
 import { contiguous, free, noGrad, Rng, scope, slice, tensor, type TypedArray } from "../tensor/index.ts";
 import { yieldToEvents } from "../nn/events.ts";
 import { fullCache } from "./blocks.ts";
-import { applyLinear, hidden, type Model } from "./model.ts";
+import { languageDimensions, applyLinear, hidden, type Model } from "./model.ts";
 import { chooseToken, readGenerationOptions, type GenerationOptions, type Sampling } from "./sampling.ts";
 
 /** Why a text ended: its end token, a stop string, no room (maxNewTokens or the model's context), or the signal. */
@@ -96,7 +96,8 @@ export async function generate(
   return many ? made : made[0]!;
 }
 
-function checkPrompt(prompt: readonly number[], { dimensions: { context, vocabularySize } }: Model, what: string): void {
+function checkPrompt(prompt: readonly number[], model: Model, what: string): void {
+  const { context, vocabularySize } = languageDimensions(model);
   if (prompt.length === 0) throw new StrutError("range", `${what} has no tokens`, { hint: "Begin with the tokenizer's bos token, or with a word." });
   if (prompt.length > context)
     throw new StrutError("context", `${what} has ${prompt.length} tokens, more than the model's context of ${context}`, { hint: "Shorten it." });
@@ -111,7 +112,7 @@ function checkPrompt(prompt: readonly number[], { dimensions: { context, vocabul
 async function continueRows(model: Model, rows: readonly Row[], settings: Settings): Promise<void> {
   const start = rows[0]!.prompt.length;
   // the last token need not fit: nothing is read after it
-  const most = Math.min(settings.maxNewTokens, model.dimensions.context - start + 1);
+  const most = Math.min(settings.maxNewTokens, languageDimensions(model).context - start + 1);
   const caches = settings.useCache ? Array.from({ length: model.dimensions.depth }, () => fullCache(start + most - 1)) : undefined;
   let open = most > 0 ? rows : [];
   let pause = performance.now();

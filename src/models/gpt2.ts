@@ -4,7 +4,7 @@ import type { Config } from "../formats/huggingface.ts";
 import { add, attention, attentionPacked, gelu, layerNorm, relu, reshape, silu, slice, tensor, type Tensor } from "../tensor/index.ts";
 import { block } from "./blocks.ts";
 import { parseConfig } from "./config.ts";
-import { applyEmbedding, applyLinear, normOf, type Architecture, type Dimensions, type LayerSpec } from "./model.ts";
+import { applyEmbedding, applyLinear, normOf, type Architecture, type LanguageDimensions, type LayerSpec } from "./model.ts";
 
 const activations: Record<string, (x: Tensor) => Tensor> = {
   gelu_new: (x) => gelu(x, "tanh"),
@@ -29,7 +29,7 @@ const schema = z.object({
   add_cross_attention: z.literal(false).default(false),
 });
 
-interface Gpt2Dimensions extends Dimensions {
+interface Gpt2Dimensions extends LanguageDimensions {
   readonly inner: number;
   readonly eps: number;
   readonly activation: string;

@@ -4,7 +4,7 @@ import type { Config } from "../formats/huggingface.ts";
 import { add, attention, isReal, reshape, rmsNorm, rotary, slice, swiglu, type Tensor } from "../tensor/index.ts";
 import { block, rotaryTables, type RotaryTables } from "./blocks.ts";
 import { parseConfig } from "./config.ts";
-import { applyEmbedding, applyLinear, normOf, type Architecture, type Dimensions, type LayerSpec } from "./model.ts";
+import { applyEmbedding, applyLinear, normOf, type Architecture, type LanguageDimensions, type LayerSpec } from "./model.ts";
 
 const schema = z.object({
   vocab_size: z.int().positive(),
@@ -25,7 +25,7 @@ const schema = z.object({
   mlp_bias: z.boolean().default(false),
 });
 
-interface LlamaDimensions extends Dimensions {
+interface LlamaDimensions extends LanguageDimensions {
   readonly inner: number;
   readonly eps: number;
   readonly theta: number;

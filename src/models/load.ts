@@ -4,10 +4,12 @@ import { openWeights, type WeightFolder } from "../formats/safetensors-folder.ts
 import { full, noGrad, Parameter, scope, type Real, type Tensor } from "../tensor/index.ts";
 import { gpt2 } from "./gpt2.ts";
 import { llama } from "./llama.ts";
-import { makeLayer, makeModel, type Architecture, type Layer, type LayerSpec, type Model } from "./model.ts";
+import { makeLayer, makeModel, type Architecture, type Buffers, type Layer, type LayerSpec, type Model } from "./model.ts";
+import { resnet } from "./resnet.ts";
 import { readFloats } from "./stored.ts";
+import { useLite } from "./use-lite.ts";
 
-const architectures: readonly Architecture[] = [llama, gpt2];
+const architectures: readonly Architecture[] = [llama, gpt2, useLite, resnet];
 
 /** The architecture for a config.json, by its `model_type`. */
 export function architectureOf(config: Config): Architecture {
@@ -31,6 +33,7 @@ function locate(architecture: Architecture, specs: readonly LayerSpec[], weights
     const shape = spec.transposed ? [...spec.shape].reverse() : spec.shape;
     expected.set(inFile(`${spec.path}.weight`), shape);
     if (spec.bias) expected.set(inFile(`${spec.path}.bias`), [spec.shape[0]!]);
+    for (const name of Object.keys(spec.buffers ?? {})) expected.set(inFile(`${spec.path}.${name}`), [spec.shape[0]!]);
     if (spec.tiedTo) optional.add(inFile(`${spec.path}.weight`));
   }
   const missing = [...expected.keys()].filter((name) => !weights.entries.has(name) && !optional.has(name));
@@ -50,7 +53,7 @@ function locate(architecture: Architecture, specs: readonly LayerSpec[], weights
 }
 
 /**
- * Loads a language model from a Hugging Face folder: config.json and safetensors, whole or sharded. Strict about weights:
+ * Loads a model from a Hugging Face folder: config.json and safetensors, whole or sharded. Strict about weights:
  * a missing, unexpected or mis-shaped one is an error that lists them.
  *
  * @example
@@ -69,7 +72,10 @@ export async function loadModel(folder: string, { dtype = "f32" }: { dtype?: Rea
     const leaf = async (name: string): Promise<Parameter> => new Parameter(await readFloats(weights, inFile(name), dtype, folder), name, false);
     for (const spec of specs) {
       const weight = spec.tiedTo ? layers.get(spec.tiedTo)!.weight : await leaf(`${spec.path}.weight`);
-      layers.set(spec.path, makeLayer(spec, weight, spec.bias ? await leaf(`${spec.path}.bias`) : undefined));
+      const bias = spec.bias ? await leaf(`${spec.path}.bias`) : undefined;
+      const buffers: Record<string, Parameter> = {};
+      for (const name of Object.keys(spec.buffers ?? {})) buffers[name] = await leaf(`${spec.path}.${name}`);
+      layers.set(spec.path, makeLayer(spec, weight, bias, spec.buffers && buffers));
     }
     return makeModel({ architecture, config, dimensions, layers, folder });
   } finally {
@@ -92,7 +98,10 @@ export function randomModel(config: Config, draw: (name: string, shape: readonly
           false,
         );
       const weight = spec.tiedTo ? layers.get(spec.tiedTo)!.weight : make(`${spec.path}.weight`, shape, spec.kind === "norm" ? 1 : undefined);
-      layers.set(spec.path, makeLayer(spec, weight, spec.bias ? make(`${spec.path}.bias`, [spec.shape[0]!], 0) : undefined));
+      const vector = (name: string, constant: number): Parameter => make(`${spec.path}.${name}`, [spec.shape[0]!], constant);
+      const buffers: Buffers | undefined =
+        spec.buffers && Object.fromEntries(Object.entries(spec.buffers).map(([name, constant]) => [name, vector(name, constant)]));
+      layers.set(spec.path, makeLayer(spec, weight, spec.bias ? vector("bias", 0) : undefined, buffers));
     }
   });
   return makeModel({ architecture, config, dimensions, layers });

@@ -1,15 +1,15 @@
 import { StrutError } from "../errors.ts";
 import type { Config } from "../formats/huggingface.ts";
 import type { AdapterSet, Attachment, Observer, RunnableModel, Run, Site } from "../nn/contracts.ts";
-import { dense, isOperator, type LinearOperator } from "../operators/index.ts";
-import { add, Parameter, stopGradient, sub, type Tensor } from "../tensor/index.ts";
+import { convolve, dense, isOperator, type ConvGeometry, type LinearOperator } from "../operators/index.ts";
+import { add, batchNorm, Parameter, stopGradient, sub, type Tensor } from "../tensor/index.ts";
 import { record } from "../tensor/tape.ts";
 
 /** One module with weights, as the architecture lists it. */
 export interface LayerSpec {
   readonly path: string;
-  readonly kind: "linear" | "embedding" | "norm";
-  /** out×in for matrices (whatever their layout in the file), [n] for norms */
+  readonly kind: "linear" | "embedding" | "conv2d" | "norm";
+  /** out×in for matrices (whatever their layout in the file), [out, in/groups, kh, kw] for filters, [n] for norms */
   readonly shape: readonly number[];
   readonly bias: boolean;
   readonly depth: number;
@@ -17,6 +17,10 @@ export interface LayerSpec {
   readonly transposed?: boolean;
   /** Shares its weight with the layer at this path. */
   readonly tiedTo?: string;
+  /** Of a conv2d. */
+  readonly conv?: ConvGeometry;
+  /** Statistics of a batch norm, [n] each, by name; a new model starts them at these numbers. */
+  readonly buffers?: Readonly<Record<string, number>>;
 }
 
 /** A module of a model: its weights, and what adapters attached to it. */
@@ -24,17 +28,23 @@ export interface Layer {
   readonly spec: LayerSpec;
   readonly weight: Parameter;
   readonly bias?: Parameter;
+  /** What training moves without a gradient, by name. */
+  readonly buffers?: Buffers;
   readonly site?: Site;
   readonly attached: readonly Attachment[];
 }
 
-/** What an architecture is: which modules it has, and how ids become hidden states. */
+export type Buffers = Readonly<Record<string, Parameter>>;
+
+/** What an architecture is: which modules it has, and how its input becomes hidden states. */
 export interface Architecture {
   /** `model_type` of config.json. */
   readonly modelType: string;
-  readonly embedding: string;
-  /** The key of config.json that counts the blocks. */
-  readonly depthKey: string;
+  /** The module that looks token ids up, where there is one. */
+  readonly embedding?: string;
+  /** The key of config.json that counts the blocks, where they are alike. */
+  readonly depthKey?: string;
+  /** The last linear module: `forward` applies it to the hidden states. */
   readonly head: string;
   /** File keys that hold no weights (buffers of older versions). */
   readonly ignored?: RegExp;
@@ -43,20 +53,37 @@ export interface Architecture {
   /** Reads what it needs of config.json; throws a sentence for what it cannot run. */
   parse(config: Config): Dimensions;
   layers(dimensions: Dimensions): LayerSpec[];
-  /** Hidden states after the last norm, [batch, tokens, width]. */
-  forward(model: Model, ids: Tensor, run: Run): Tensor;
+  /** Throws a sentence for an input that does not fit; defaults to asking for i32 ids [batch, tokens] within the context. */
+  check?(dimensions: Dimensions, input: Tensor): void;
+  /** What the head reads: hidden states after the last norm [batch, tokens, width], or features [batch, width]. */
+  forward(model: Model, input: Tensor, run: Run): Tensor;
+  /** What follows the head; nothing if absent. */
+  output?(y: Tensor): Tensor;
 }
 
 export interface Dimensions {
-  readonly vocabularySize: number;
+  /** Features that the head reads. */
   readonly width: number;
   readonly depth: number;
+  readonly [extra: string]: unknown;
+}
+
+export interface LanguageDimensions extends Dimensions {
+  readonly vocabularySize: number;
   readonly heads: number;
   readonly kvHeads: number;
   readonly headSize: number;
   readonly context: number;
   readonly tied: boolean;
-  readonly [extra: string]: unknown;
+}
+
+/** Whether dimensions are those of a model that predicts tokens. */
+export const areLanguage = (dimensions: Dimensions): dimensions is LanguageDimensions => typeof dimensions["kvHeads"] === "number";
+
+/** The dimensions of a model that predicts tokens; a sentence for others. */
+export function languageDimensions({ architecture, dimensions }: Pick<Model, "architecture" | "dimensions">): LanguageDimensions {
+  if (areLanguage(dimensions)) return dimensions;
+  throw new StrutError("model", `a ${architecture.modelType} model does not predict tokens`, { hint: "Use a language model here, such as llama or gpt2." });
 }
 
 /** A model is a value: adapting or merging makes another one that shares every untouched leaf. */
@@ -71,8 +98,8 @@ export interface Model extends RunnableModel {
 }
 
 /** A layer around its weights; matrices get their site. */
-export function makeLayer(spec: LayerSpec, weight: Parameter, bias?: Parameter): Layer {
-  const base = { spec, weight, ...(bias ? { bias } : {}), attached: [] };
+export function makeLayer(spec: LayerSpec, weight: Parameter, bias?: Parameter, buffers?: Buffers): Layer {
+  const base = { spec, weight, ...(bias ? { bias } : {}), ...(buffers ? { buffers } : {}), attached: [] };
   if (spec.kind === "norm") return base;
   const operator = dense(weight, spec.transposed ?? false);
   const [out, inner] = [operator.out, operator.in];
@@ -85,6 +112,7 @@ export function makeLayer(spec: LayerSpec, weight: Parameter, bias?: Parameter):
     in: inner,
     weight: operator,
     ...(bias ? { bias } : {}),
+    ...(spec.conv ? { conv: spec.conv } : {}),
   };
   return { ...base, site };
 }
@@ -114,7 +142,7 @@ export function currentSite({ site, bias: base }: Layer, active: readonly Attach
   return weight === site!.weight && bias === base ? site! : { ...site!, weight, ...(bias ? { bias } : {}) };
 }
 
-/** One linear layer with its active adapters, and the observer's taps. */
+/** One linear or conv2d layer with its active adapters, and the observer's taps. */
 export function applyLinear(model: Model, path: string, x: Tensor, run: Run): Tensor {
   const layer = layerAt(model, path);
   const active = acting(model, layer);
@@ -122,7 +150,7 @@ export function applyLinear(model: Model, path: string, x: Tensor, run: Run): Te
   const { weight, bias } = site;
   const observer = run.observer && (run.observer.sees?.(layer.site!) ?? true) ? run.observer : undefined;
   observer?.input?.(layer.site!, x);
-  let y = bias ? (weight.withBias?.(x, bias) ?? add(weight.apply(x), bias)) : weight.apply(x);
+  let y = site.conv ? convolve(weight, x, site.conv, bias ?? null) : bias ? (weight.withBias?.(x, bias) ?? add(weight.apply(x), bias)) : weight.apply(x);
   // every adapter sees the base's output, so that what they add does not depend on their order
   const base = y;
   for (const { forward } of active) if (forward) y = y === base ? forward(x, base, site, run) : add(y, sub(forward(x, base, site, run), base));
@@ -160,6 +188,13 @@ export const normOf = (model: Model, path: string): ReturnType<typeof currentNor
   return currentNorm(layer, acting(model, layer));
 };
 
+/** A batch norm layer: running statistics in evaluation; those of the batch, which move the running ones, in training. */
+export function applyBatchNorm(model: Model, path: string, x: Tensor, run: Run, eps: number): Tensor {
+  const { weight, bias } = normOf(model, path);
+  const { running_mean: mean, running_var: variance } = layerAt(model, path).buffers!;
+  return batchNorm(x, { mean: mean!, variance: variance! }, weight, bias, { training: run.live?.training ?? false, eps });
+}
+
 /** Whether a layer is nothing but its matrix now, so that fused forms may read the weight. */
 export const plainWeight = (model: Model, path: string): Tensor | undefined => {
   const layer = layerAt(model, path);
@@ -167,24 +202,31 @@ export const plainWeight = (model: Model, path: string): Tensor | undefined => {
 };
 
 /**
- * Logits [batch, tokens, vocabulary] of token ids [batch, tokens].
+ * The output of a model: logits [batch, tokens, vocabulary] of token ids [batch, tokens] where it is a language model.
  *
  * @example
  * const logits = forward(model, tensor([1, 5, 9], [1, 3], "i32"));
  */
-export function forward(model: Model, ids: Tensor, run: Run = {}): Tensor {
-  return applyLinear(model, model.architecture.head, hidden(model, ids, run), run);
+export function forward(model: Model, input: Tensor, run: Run = {}): Tensor {
+  const { head, output } = model.architecture;
+  const y = applyLinear(model, head, hidden(model, input, run), run);
+  return output ? output(y) : y;
 }
 
-/** Hidden states after the last norm. */
-export function hidden(model: Model, ids: Tensor, run: Run = {}): Tensor {
-  const past = run.caches?.[0]?.length ?? 0;
+/** What the head of a model reads: hidden states after the last norm, or features. */
+export function hidden(model: Model, input: Tensor, run: Run = {}): Tensor {
+  if (model.architecture.check) model.architecture.check(model.dimensions, input);
+  else checkIds(input, run.caches?.[0]?.length ?? 0, languageDimensions(model).context);
+  return model.architecture.forward(model, input, run);
+}
+
+/** Throws unless the input is token ids that fit into the context behind `past` others. */
+export function checkIds(ids: Tensor, past: number, context: number): void {
   if (ids.shape.length !== 2 || ids.dtype !== "i32") throw new StrutError("shape", `ids must be i32 [batch, tokens], got ${ids.dtype}[${ids.shape}]`);
-  if (past + ids.shape[1]! > model.dimensions.context)
-    throw new StrutError("context", `${past + ids.shape[1]!} tokens do not fit into the model's context of ${model.dimensions.context}`, {
+  if (past + ids.shape[1]! > context)
+    throw new StrutError("context", `${past + ids.shape[1]!} tokens do not fit into the model's context of ${context}`, {
       hint: "Use shorter windows or prompts.",
     });
-  return model.architecture.forward(model, ids, run);
 }
 
 /** Every base parameter once, under Hugging Face's names. */

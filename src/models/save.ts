@@ -22,9 +22,10 @@ export function toWrite(name: string, tensor: Tensor, dtype: DType = tensor.dtyp
 
 /** The weights of a model under their file names; a tied head is not written twice. */
 export function weightsOf(model: Model, dtype?: DType): TensorToWrite[] {
-  return [...model.layers.values()].flatMap(({ spec, weight, bias }) => [
+  return [...model.layers.values()].flatMap(({ spec, weight, bias, buffers = {} }) => [
     ...(spec.tiedTo ? [] : [toWrite(`${spec.path}.weight`, weight, dtype)]),
     ...(bias ? [toWrite(`${spec.path}.bias`, bias, dtype)] : []),
+    ...Object.entries(buffers).map(([name, buffer]) => toWrite(`${spec.path}.${name}`, buffer, dtype)),
   ]);
 }
 

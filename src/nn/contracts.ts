@@ -1,5 +1,5 @@
 import type { z } from "zod";
-import type { LinearOperator } from "../operators/index.ts";
+import type { ConvGeometry, LinearOperator } from "../operators/index.ts";
 import type { Gradients, Parameter, Rng, Tensor } from "../tensor/index.ts";
 
 export type Awaitable<T> = T | Promise<T>;
@@ -14,8 +14,10 @@ export interface Site {
   readonly kind: "linear" | "conv2d" | "embedding";
   readonly out: number;
   readonly in: number;
+  /** Of a conv2d the matrix on unfolded patches, out × (in/groups·kh·kw). */
   readonly weight: LinearOperator;
   readonly bias?: Parameter;
+  readonly conv?: ConvGeometry;
 }
 
 /** Named tensors of one site; those that are Parameters train. */
@@ -61,6 +63,8 @@ export interface Run {
   readonly recompute?: boolean;
   /** Only the blocks from `from` to before `until`; the first of them gets x in place of what came before. */
   readonly part?: { readonly from: number; readonly until: number; readonly x?: Tensor };
+  /** i32 [batch, tokens]: 1 where there is a token, 0 where there is padding; encoders read it. */
+  readonly mask?: Tensor;
 }
 
 /** Something of an adapter that acts at one layer while the adapter is active. */

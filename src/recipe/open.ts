@@ -4,7 +4,7 @@ import { adapters } from "../catalog.ts";
 import { StrutError } from "../errors.ts";
 import { fileError } from "../formats/files.ts";
 import { checkVocabulary, loadTokenizer, type Tokenizer } from "../formats/tokenizer.ts";
-import { loadModel, type Model } from "../models/index.ts";
+import { languageDimensions, loadModel, type Model } from "../models/index.ts";
 
 /** A model and the tokenizer that belongs to it. */
 export interface Opened {
@@ -16,7 +16,7 @@ export interface Opened {
 export async function openModel(folder: string, { adapter }: { adapter?: string | undefined } = {}): Promise<Opened> {
   const base = await loadModel(folder);
   const tokenizer = await loadTokenizer(folder);
-  checkVocabulary(tokenizer, base.dimensions.vocabularySize);
+  checkVocabulary(tokenizer, languageDimensions(base).vocabularySize);
   return { model: adapter === undefined ? base : await openAdapter(base, adapter), tokenizer };
 }
 

@@ -3,7 +3,7 @@ import { isAdapter, methodById } from "../catalog.ts";
 import { splitTail, textsOf, tokenBatches, tokenStream, type BatchSource } from "../data/index.ts";
 import { StrutError } from "../errors.ts";
 import type { Tokenizer } from "../formats/tokenizer.ts";
-import { parameters, unfreeze, type Model } from "../models/index.ts";
+import { languageDimensions, parameters, unfreeze, type Model } from "../models/index.ts";
 import { start, type Parameter } from "../tensor/index.ts";
 import { openModel, openText } from "./open.ts";
 import type { Recipe } from "./schema.ts";
@@ -35,7 +35,7 @@ export async function prepare(recipe: Recipe): Promise<Prepared> {
   const content = await openText(data.text);
   await start();
   const { model: base, tokenizer } = await openModel(recipe.model);
-  const { context } = base.dimensions;
+  const { context } = languageDimensions(base);
   const window = data.window ?? Math.min(context, LONGEST);
   if (window > context)
     throw new StrutError("context", `data.window is ${window}, more than the model's context of ${context}`, {

@@ -1,8 +1,9 @@
-import { forward, type Model } from "../models/index.ts";
+import { forward, languageDimensions, type Model } from "../models/index.ts";
 import { free, noGrad, scope, tensor, type TypedArray } from "../tensor/index.ts";
 
 /** Token ids that only depend on the vocabulary and the context: spread over both, the same in every run. */
-function probeIds({ dimensions: { vocabularySize, context } }: Model): { ids: Int32Array; shape: [number, number] } {
+function probeIds(model: Model): { ids: Int32Array; shape: [number, number] } {
+  const { vocabularySize, context } = languageDimensions(model);
   const width = Math.min(64, context);
   const ids = Int32Array.from({ length: 2 * width }, (_, i) => Math.imul(i + 1, 2654435761) >>> 1).map((x) => x % vocabularySize);
   return { ids, shape: [2, width] };

@@ -6,7 +6,13 @@ export { backward, customGradient, gradientsFlow, noGrad, recompute, stopGradien
 export { Rng } from "./rng.ts";
 export * from "./ops/attention.ts";
 export * from "./ops/elementwise.ts";
+export { embeddingBag } from "./ops/embedding-bag.ts";
 export { addLinear, gemmInto, linear, matmul } from "./ops/matmul.ts";
-export { crossEntropy, embedding, layerNorm, linearCrossEntropy, meanSquaredError, rmsNorm, rotary, softmax, tokenLosses } from "./ops/nn.ts";
+export { batchNorm, groupNorm, type RunningStatistics } from "./ops/channels.ts";
+export { conv2d, fold, unfold, type ConvolutionOptions } from "./ops/convolution.ts";
+export { binaryCrossEntropyWithLogits, crossEntropy, klDivergence, l1Loss, logSoftmax, meanSquaredError, smoothL1Loss } from "./ops/losses.ts";
+export { embedding, layerNorm, linearCrossEntropy, rmsNorm, rotary, softmax, tokenLosses } from "./ops/nn.ts";
+export { adaptiveAveragePool2d, averagePool2d, maxPool2d } from "./ops/pooling.ts";
 export { max, mean, sum, sumSquares } from "./ops/reduce.ts";
+export { gru, gruCell, lstm, lstmCell } from "./ops/recurrent.ts";
 export { cast, concat, contiguous, expand, indexCopy, permute, reshape, slice, transpose } from "./ops/shape.ts";

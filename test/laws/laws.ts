@@ -322,7 +322,7 @@ export const adapterLaws: readonly Law[] = [
     name: "stands beside trained biases, modules and tokens",
     async check(subject) {
       const { architecture, layers } = subject.base;
-      const [embedding, norm] = [architecture.embedding, [...layers.values()].find(({ spec }) => spec.kind === "norm")!.spec.path];
+      const [embedding, norm] = [architecture.embedding!, [...layers.values()].find(({ spec }) => spec.kind === "norm")!.spec.path];
       const targets = subject.sites.map(({ path }) => path).filter((path) => layers.get(path)!.spec.kind !== "embedding");
       if (targets.length === 0) return;
       const extras = { bias: "all", modulesToSave: [norm], trainableTokenIndices: { [embedding]: [1, 3] } } as const;

@@ -1,14 +1,24 @@
 import { StrutError } from "../../errors.ts";
 import { engine, kernels } from "../engine.ts";
+import type { DType } from "../dtype.ts";
 import { record } from "../tape.ts";
-import { empty, Tensor } from "../tensor.ts";
-import { concat, contiguous, reshape, slice } from "./shape.ts";
+import { empty, hostNumbers, Tensor, tensor } from "../tensor.ts";
+import { add, affine, mul, scale as scaled } from "./elementwise.ts";
+import { matmul } from "./matmul.ts";
+import { softmax } from "./nn.ts";
+import { concat, contiguous, permute, reshape, slice } from "./shape.ts";
 
 export interface AttentionOptions {
   /** Query i sees keys j ≤ i + tk − tq; defaults to true. */
   causal?: boolean;
   /** Factor of q·k; defaults to 1/√dim. */
   scale?: number;
+  /** Added to the scores: [batch|1, heads|1, tq, tk]; differentiable. −∞ hides a key. */
+  bias?: Tensor;
+  /** Keys that are there, [batch, tk] of u8, bool or i32: 0 marks padding. A query that sees no key gives 0. */
+  keyMask?: Tensor;
+  /** Shown the probabilities [batch, heads, tq, tk], on the tape. */
+  probabilities?: (p: Tensor) => void;
 }
 
 type Strides = [number, number, number];
@@ -47,9 +57,10 @@ function run(q: Tensor, k: Tensor, v: Tensor, causal: boolean, scale: number) {
 
 /**
  * softmax(scale·q·kᵀ)·v for q [batch, tq, heads, dim], k and v [batch, tk, kvHeads, dim]; kvHeads divides heads (GQA).
- * The probabilities are never stored.
+ * Without bias, mask and probabilities these are never stored.
  */
-export function attention(q: Tensor, k: Tensor, v: Tensor, { causal = true, scale = 1 / Math.sqrt(q.shape[3]!) }: AttentionOptions = {}): Tensor {
+export function attention(q: Tensor, k: Tensor, v: Tensor, options: AttentionOptions = {}): Tensor {
+  const { causal = true, scale = 1 / Math.sqrt(q.shape[3]!) } = options;
   const heads = q.shape[2]!;
   if (
     q.shape.length !== 4 ||
@@ -63,9 +74,45 @@ export function attention(q: Tensor, k: Tensor, v: Tensor, { causal = true, scal
       "shape",
       `attention: q [${q.shape}], k [${k.shape}] and v [${v.shape}] must be [batch, tokens, heads, dim], with k and v alike and their heads dividing q's`,
     );
+  if (options.bias || options.keyMask || options.probabilities) return composed(q, k, v, causal, scale, options);
   const [a, b, c] = [withUnitHeads(q), withUnitHeads(k), withUnitHeads(v)];
   const { out, lse, backward } = run(a, b, c, causal, scale);
   return record(out, [a, b, c], backward, [lse]);
+}
+
+/** Attention with its scores stored: batch × key heads × queries of one key head. */
+function composed(q: Tensor, k: Tensor, v: Tensor, causal: boolean, factor: number, { bias, keyMask, probabilities }: AttentionOptions): Tensor {
+  const [batch, tq, heads, dim] = q.shape as [number, number, number, number];
+  const [tk, kvHeads] = [k.shape[1]!, k.shape[2]!];
+  const queries = reshape(permute(q, [0, 2, 1, 3]), [batch, kvHeads, (heads / kvHeads) * tq, dim]);
+  let scores = reshape(scaled(matmul(queries, permute(k, [0, 2, 3, 1])), factor), [batch, heads, tq, tk]);
+  if (bias) scores = add(scores, bias);
+  const seen = visible(batch, tq, tk, causal, keyMask, q.dtype);
+  // finite, so that a query without keys has probabilities that can be made 0
+  if (seen) scores = add(scores, affine(seen, HIDDEN, -HIDDEN));
+  const p = seen ? mul(softmax(scores), seen) : softmax(scores);
+  probabilities?.(p);
+  const mixed = matmul(reshape(p, [batch, kvHeads, (heads / kvHeads) * tq, tk]), permute(v, [0, 2, 1, 3]));
+  return permute(reshape(mixed, [batch, heads, tq, dim]), [0, 2, 1, 3]);
+}
+
+const HIDDEN = 1e30;
+
+/** 1 where a query sees a key, else 0: [batch|1, 1, tq|1, tk]; undefined where all see all. */
+function visible(batch: number, tq: number, tk: number, causal: boolean, keyMask: Tensor | undefined, dtype: DType): Tensor | undefined {
+  if (keyMask && (String(keyMask.shape) !== String([batch, tk]) || !["u8", "bool", "i32"].includes(keyMask.dtype)))
+    throw new StrutError("shape", `attention: keyMask is ${keyMask.dtype}[${keyMask.shape}], expected u8, bool or i32 [${[batch, tk]}]`);
+  const keys =
+    keyMask &&
+    tensor(
+      Array.from(hostNumbers(keyMask) as Int32Array, (flag) => (flag === 0 ? 0 : 1)),
+      [batch, 1, 1, tk],
+      dtype,
+    );
+  if (!causal) return keys;
+  const past = Float64Array.from({ length: tq * tk }, (_, at) => (at % tk <= Math.floor(at / tk) + tk - tq ? 1 : 0));
+  const order = tensor(past, [1, 1, tq, tk], dtype);
+  return keys ? mul(order, keys) : order;
 }
 
 /** Attention on a fused projection qkv [batch, tokens, 3·heads·dim], as GPT-2 has it; its gradient is one tensor too. */

@@ -86,10 +86,10 @@ export const sign = (x: Tensor): Tensor => unary("sign", x);
 export const square = (x: Tensor): Tensor => unary("square", x);
 export const reciprocal = (x: Tensor): Tensor => unary("reciprocal", x);
 
-/** Zeroes elements with probability p and scales the rest by 1/(1−p); the stream decides which. */
-export function dropout(x: Tensor, p: number, rng: Rng): Tensor {
+/** Zeroes elements with probability p and scales the rest by 1/(1−p); the stream decides which. Outside of training x itself. */
+export function dropout(x: Tensor, p: number, rng: Rng, training = true): Tensor {
   if (!(p >= 0 && p < 1)) throw new StrutError("option", `dropout probability is ${p}; it must lie in [0, 1)`);
-  if (p === 0) return x;
+  if (p === 0 || !training) return x;
   const [key0, key1] = rng.key;
   const counter = rng.next();
   const apply = (value: Tensor): Tensor => {

@@ -2,10 +2,10 @@ import { StrutError } from "../../errors.ts";
 import { kernels } from "../engine.ts";
 import { needsGradient, noGrad, record, recording } from "../tape.ts";
 import { empty, full, hostNumbers, hostView, Tensor, tensor, zeros, type Numbers } from "../tensor.ts";
-import { scale, square, sub } from "./elementwise.ts";
+import { scale } from "./elementwise.ts";
 import { gemmInto } from "./matmul.ts";
-import { mean, sum } from "./reduce.ts";
-import { contiguous, reshape, slice, transpose } from "./shape.ts";
+import { sum } from "./reduce.ts";
+import { contiguous, slice, transpose } from "./shape.ts";
 
 const rowsOf = (x: Tensor): [number, number] => [x.size / Math.max(1, x.shape.at(-1)!), x.shape.at(-1)!];
 
@@ -118,12 +118,6 @@ function checkTargets(targets: Tensor, rows: number, cols: number): number {
   return scored;
 }
 
-/** Mean cross-entropy over the rows whose target is not negative. */
-export function crossEntropy(logits: Tensor, targets: Tensor): Tensor {
-  const [rows, cols] = rowsOf(logits);
-  return scale(sum(tokenLosses(reshape(logits, [rows, cols]), targets)), 1 / Math.max(1, checkTargets(targets, rows, cols)));
-}
-
 const CHUNK = 128;
 
 /**
@@ -163,6 +157,3 @@ export function linearCrossEntropy(x: Tensor, weight: Tensor, targets: Tensor): 
     return [dx, dw];
   });
 }
-
-/** Mean squared error. */
-export const meanSquaredError = (x: Tensor, target: Tensor): Tensor => mean(square(sub(x, target)));
