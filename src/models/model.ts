@@ -1,8 +1,8 @@
 import { StrutError } from "../errors.ts";
 import type { Config } from "../formats/huggingface.ts";
 import type { AdapterSet, Attachment, Observer, RunnableModel, Run, Site } from "../nn/contracts.ts";
-import { convolve, dense, isOperator, type ConvGeometry, type LinearOperator } from "../operators/index.ts";
-import { add, batchNorm, Parameter, stopGradient, sub, type Tensor } from "../tensor/index.ts";
+import { convolve, dense, isOperator, patchesOf, type ConvGeometry, type LinearOperator } from "../operators/index.ts";
+import { add, batchNorm, noGrad, Parameter, permute, stopGradient, sub, type Tensor } from "../tensor/index.ts";
 import { record } from "../tensor/tape.ts";
 
 /** One module with weights, as the architecture lists it. */
@@ -149,7 +149,7 @@ export function applyLinear(model: Model, path: string, x: Tensor, run: Run): Te
   const site = currentSite(layer, active);
   const { weight, bias } = site;
   const observer = run.observer && (run.observer.sees?.(layer.site!) ?? true) ? run.observer : undefined;
-  observer?.input?.(layer.site!, x);
+  if (observer?.input) observer.input(layer.site!, site.conv ? noGrad(() => patchesOf(x, site.conv!)) : x);
   let y = site.conv ? convolve(weight, x, site.conv, bias ?? null) : bias ? (weight.withBias?.(x, bias) ?? add(weight.apply(x), bias)) : weight.apply(x);
   // every adapter sees the base's output, so that what they add does not depend on their order
   const base = y;
@@ -161,7 +161,7 @@ export function applyLinear(model: Model, path: string, x: Tensor, run: Run): Te
 function observed(y: Tensor, site: Site, observer: Observer): Tensor {
   const inputs = observer.leaf ? [y, observer.leaf] : [y];
   return record(stopGradient(y), inputs, (g) => {
-    observer.outputGradient!(site, g);
+    observer.outputGradient!(site, site.conv ? permute(g, [0, 2, 3, 1]) : g);
     return observer.leaf ? [g, null] : [g];
   });
 }

@@ -21,9 +21,12 @@ export interface ConvGeometry {
 export function convolve(weight: LinearOperator, x: Tensor, { kernel, groups, ...patches }: ConvGeometry, bias: Tensor | null = null): Tensor {
   if (weight.kind === "dense" || groups > 1)
     return conv2d(x, reshape(weight.toDense(), [weight.out, weight.in / (kernel[0] * kernel[1]), ...kernel]), bias, { groups, ...patches });
-  const rows = weight.apply(transpose(unfold(x, kernel, patches)));
+  const rows = weight.apply(patchesOf(x, { kernel, groups, ...patches }));
   const y = permute(bias ? add(rows, bias) : rows, [0, 2, 1]);
   const extent = (axis: 0 | 1): number =>
     Math.floor((x.shape[2 + axis]! + 2 * patches.padding[axis] - patches.dilation[axis] * (kernel[axis] - 1) - 1) / patches.stride[axis]) + 1;
   return reshape(y, [x.shape[0]!, weight.out, extent(0), extent(1)]);
 }
+
+/** What a convolution's matrix sees as rows: x [batch, in, height, width] → [batch, places, in·kh·kw]. */
+export const patchesOf = (x: Tensor, { kernel, groups: _groups, ...patches }: ConvGeometry): Tensor => transpose(unfold(x, kernel, patches));

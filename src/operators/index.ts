@@ -1,5 +1,5 @@
 export { toLowRank, type LowRankOptions, type LowRankResult } from "./convert.ts";
-export { convolve, type ConvGeometry } from "./convolution.ts";
+export { convolve, patchesOf, type ConvGeometry } from "./convolution.ts";
 export { dense, sumOf } from "./dense.ts";
 export { scaledRows } from "./diagonal.ts";
 export { lowRank } from "./low-rank.ts";

@@ -144,6 +144,23 @@ describe("ResNet-20", () => {
     expect(await numbers(tuned.layers.get("bn1")!.buffers!["running_mean"]!)).not.toEqual(before);
   });
 
+  it("shows observers what the matrix of a convolution sees: its output gradients times its inputs are its weight gradient", async () => {
+    const tuned = unfreeze(model);
+    const { images: x, labels } = (await images(4)).batch(0);
+    const [inputs, products] = [new Map<string, t.Tensor>(), new Map<string, t.Tensor>()];
+    const rows = (value: t.Tensor, width: number): t.Tensor => t.reshape(t.stopGradient(value), [value.size / width, width]);
+    const observer = {
+      input: (site: { path: string; in: number }, value: t.Tensor) => void inputs.set(site.path, t.keep(t.noGrad(() => t.contiguous(rows(value, site.in))))),
+      outputGradient: (site: { path: string; out: number }, g: t.Tensor) =>
+        void products.set(site.path, t.keep(t.noGrad(() => t.matmul(t.transpose(rows(g, site.out)), inputs.get(site.path)!)))),
+    };
+    const gradients = t.backward(t.crossEntropy(forward(tuned, x, { observer }), labels));
+    for (const path of ["conv1", "layer2.0.conv1", "linear"]) {
+      const expected = await numbers(gradients.get(parameters(tuned).get(`${path}.weight`)!)!);
+      expect(difference(await numbers(products.get(path)!), expected), path).toBeLessThan(1e-4 * Math.max(...expected.map(Math.abs)));
+    }
+  });
+
   it("is written back byte for byte, running statistics too", () => expectSameBytes(folder, {}));
 
   it("has a site for each convolution with its geometry, and its head can be adapted", async () => {
