@@ -10,3 +10,5 @@ export { addLinear, gemmInto, linear, matmul } from "./ops/matmul.ts";
 export { crossEntropy, embedding, layerNorm, linearCrossEntropy, meanSquaredError, rmsNorm, rotary, softmax, tokenLosses } from "./ops/nn.ts";
 export { max, mean, sum, sumSquares } from "./ops/reduce.ts";
 export { cast, concat, contiguous, expand, indexCopy, permute, reshape, slice, transpose } from "./ops/shape.ts";
+export * from "./ops/packed.ts";
+export { csrIndex, flatIndex, sparseLinear, sparseMatmul, type SparseIndex } from "./ops/sparse.ts";
