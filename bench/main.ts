@@ -4,9 +4,10 @@ import { engine, start, stop } from "strut/tensor";
 import { gemm } from "./gemm.ts";
 import type { Options } from "./measure.ts";
 import { comparePeer } from "./peer.ts";
+import { sparse } from "./sparse.ts";
 import { trainStep } from "./steps.ts";
 
-const usage = `usage: npm run bench -- gemm | gpt2-step [--mode forward|lora|full] [--threads N] [--runs N] [--warmup N] [--json] [--check]
+const usage = `usage: npm run bench -- gemm | sparse | gpt2-step [--mode forward|lora|full] [--threads N] [--runs N] [--warmup N] [--json] [--check]
                         [--peer "COMMAND" [--rounds N]]   run ours and the peer in alternation and print ratios`;
 
 const { values, positionals } = parseArgs({
@@ -25,7 +26,7 @@ const { values, positionals } = parseArgs({
 const [subcommand] = positionals;
 const modes = ["forward", "lora", "full"] as const;
 const mode = modes.find((name) => name === values.mode);
-if ((subcommand !== "gemm" && subcommand !== "gpt2-step") || !mode) {
+if ((subcommand !== "gemm" && subcommand !== "sparse" && subcommand !== "gpt2-step") || !mode) {
   console.error(usage);
   process.exit(2);
 }
@@ -57,6 +58,6 @@ if (values.peer !== undefined) {
       node: process.version,
     }),
   );
-  await (subcommand === "gemm" ? gemm(options) : trainStep(options, mode));
+  await (subcommand === "gemm" ? gemm(options) : subcommand === "sparse" ? sparse(options) : trainStep(options, mode));
   stop();
 }
