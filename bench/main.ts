@@ -8,10 +8,11 @@ import { growth, growthCase } from "./growth.ts";
 import type { Options } from "./measure.ts";
 import { gpt2Small, llamas, type Mode } from "./models.ts";
 import { comparePeer } from "./peer.ts";
+import { sparse } from "./sparse.ts";
 import { startUp } from "./start.ts";
 import { trainStep } from "./steps.ts";
 
-const usage = `usage: npm run bench -- gemm | svd | attention | gpt2-step | llama-step [--config 9m|60m] | step --width N --depth N --tokens N | growth
+const usage = `usage: npm run bench -- gemm | svd | sparse | attention | gpt2-step | llama-step [--config 9m|60m] | step --width N --depth N --tokens N | growth
                         [--mode forward|lora|full] [--update-in-backward] [--threads N] [--runs N] [--warmup N] [--json] [--check]
                         [--peer "COMMAND" [--rounds N]]   run ours and the peer in alternation and print ratios
        growth [--rounds N] writes a table and a picture into --out (bench/results)
@@ -48,6 +49,7 @@ const benches: Record<string, ((options: Options) => Promise<void>) | undefined>
     ? {
         gemm,
         svd: decompositions,
+        sparse,
         attention,
         "gpt2-step": (options) => trainStep(options, gpt2Small, mode),
         "llama-step": (options) => trainStep(options, llama, mode),

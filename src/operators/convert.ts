@@ -1,7 +1,6 @@
 import { StrutError } from "../errors.ts";
 import { randomizedSvd, svd, type RandomizedSvdOptions } from "../linalg/index.ts";
 import { cast, concat, matmul, mul, noGrad, reshape, scale, scope, slice, sumSquares, tensor, type Tensor } from "../tensor/index.ts";
-import type { sumOf } from "./dense.ts";
 import { lowRank } from "./low-rank.ts";
 import type { LinearOperator } from "./operator.ts";
 
@@ -24,8 +23,8 @@ type LowRank = ReturnType<typeof lowRank>;
 function lowRankTerms(operator: LinearOperator): LowRank[] | undefined {
   if (operator.kind === "low-rank") return [operator as LowRank];
   if (operator.kind !== "sum") return undefined;
-  const [first, second] = (operator as ReturnType<typeof sumOf>).terms.map(lowRankTerms) as [LowRank[] | undefined, LowRank[] | undefined];
-  return first && second && [...first, ...second];
+  const terms = Object.values(operator.inner!).map(lowRankTerms);
+  return terms.includes(undefined) ? undefined : (terms as LowRank[][]).flat();
 }
 
 const values = async (x: Tensor): Promise<number[]> => Array.from((await x.data()) as Float64Array);
@@ -79,14 +78,14 @@ export async function toLowRank(operator: LinearOperator, rank: number, options:
   return noGrad(() =>
     scope(async () => {
       const terms = lowRankTerms(operator);
-      const { U, S, Vh, total } = await (terms ? throughFactors(terms) : ofDense(operator.toDense(), rank, options));
+      const matrix = terms ? terms[0]!.B : operator.toDense();
+      const { U, S, Vh, total } = await (terms ? throughFactors(terms) : ofDense(matrix, rank, options));
       const kept = Math.min(rank, S.length);
       const whole = total === undefined ? Math.hypot(...S) : Math.sqrt(total);
       const discarded = total === undefined ? Math.hypot(...S.slice(kept)) : Math.sqrt(Math.max(0, total - S.reduce((sum, x) => sum + x * x, 0)));
       const root = tensor(S.slice(0, kept).map(Math.sqrt), [kept], U.dtype);
-      const dtype = Object.values(operator.parts)[0]!.dtype;
-      const B = cast(mul(slice(U, 1, 0, kept), root), dtype);
-      const A = cast(mul(slice(Vh, 0, 0, kept), reshape(root, [kept, 1])), dtype);
+      const B = cast(mul(slice(U, 1, 0, kept), root), matrix.dtype);
+      const A = cast(mul(slice(Vh, 0, 0, kept), reshape(root, [kept, 1])), matrix.dtype);
       return { operator: lowRank(B, A), error: whole === 0 ? 0 : discarded / whole, discarded };
     }),
   );

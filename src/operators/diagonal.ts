@@ -1,20 +1,81 @@
-import { bytesOf, embedding, mul, reshape, type Tensor } from "../tensor/index.ts";
-import { prefixed, type LinearOperator } from "./operator.ts";
+import { embedding, full, indexCopy, mul, reshape, type Tensor } from "../tensor/index.ts";
+import { applyTransposed, costOf, fits, prefixed, type LinearOperator } from "./operator.ts";
+
+/** The cost of the inner operator and of one more vector. */
+function withVector(inner: LinearOperator, parts: LinearOperator["parts"], d: Tensor): ReturnType<LinearOperator["cost"]> {
+  const cost = inner.cost();
+  return costOf(parts, cost.flops + d.size, cost.params - costOf(inner.parts, 0).params);
+}
 
 /** diag(d)·W: every row i of W times d[i]. */
 export function scaledRows(d: Tensor, inner: LinearOperator): LinearOperator {
+  fits(d.size === inner.out, "scaled-rows", `one factor for each of ${inner.out} rows`, d);
   const column = (): Tensor => reshape(d, [d.size, 1]);
+  const parts = { d, ...prefixed({ inner }) };
   return {
     kind: "scaled-rows",
     out: inner.out,
     in: inner.in,
-    parts: { d, ...prefixed("inner.", inner.parts) },
+    parts,
+    inner: { inner },
     apply: (x) => mul(inner.apply(x), d),
+    applyTransposed: (x) => applyTransposed(inner, mul(x, d)),
     ...(inner.rows ? { rows: (ids: Tensor) => mul(inner.rows!(ids), embedding(column(), ids)) } : {}),
     toDense: () => mul(inner.toDense(), column()),
-    cost: () => {
-      const cost = inner.cost();
-      return { params: cost.params + d.size, bytes: cost.bytes + d.size * bytesOf(d.dtype), flops: cost.flops + d.size };
-    },
+    cost: () => withVector(inner, parts, d),
+  };
+}
+
+/** W·diag(d): every column j of W times d[j]. */
+export function scaledColumns(inner: LinearOperator, d: Tensor): LinearOperator {
+  fits(d.size === inner.in, "scaled-columns", `one factor for each of ${inner.in} columns`, d);
+  const parts = { d, ...prefixed({ inner }) };
+  return {
+    kind: "scaled-columns",
+    out: inner.out,
+    in: inner.in,
+    parts,
+    inner: { inner },
+    apply: (x) => inner.apply(mul(x, d)),
+    applyTransposed: (x) => mul(applyTransposed(inner, x), d),
+    ...(inner.rows ? { rows: (ids: Tensor) => mul(inner.rows!(ids), d) } : {}),
+    toDense: () => mul(inner.toDense(), d),
+    cost: () => withVector(inner, parts, d),
+  };
+}
+
+/** The n×n identity. */
+const identity = (n: number, like: Tensor): Tensor => {
+  const flat = full([n * n], 0, like.dtype);
+  return reshape(
+    indexCopy(
+      flat,
+      0,
+      Array.from({ length: n }, (_, i) => i * (n + 1)),
+      full([n], 1, like.dtype),
+    ),
+    [n, n],
+  );
+};
+
+/**
+ * diag(d), n×n.
+ *
+ * @example
+ * const y = diagonal(tensor([1, 2])).apply(tensor([3, 4], [1, 2]));
+ */
+export function diagonal(d: Tensor): LinearOperator {
+  const parts = { d };
+  const toDense = (): Tensor => mul(identity(d.size, d), reshape(d, [d.size, 1]));
+  return {
+    kind: "diagonal",
+    out: d.size,
+    in: d.size,
+    parts,
+    apply: (x) => mul(x, d),
+    applyTransposed: (x) => mul(x, d),
+    rows: (ids) => embedding(toDense(), ids),
+    toDense,
+    cost: () => costOf(parts, d.size),
   };
 }

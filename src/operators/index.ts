@@ -1,7 +1,14 @@
+export { blockDiagonal, kronecker } from "./block.ts";
 export { toLowRank, type LowRankOptions, type LowRankResult } from "./convert.ts";
 export { convolve, patchesOf, type ConvGeometry } from "./convolution.ts";
-export { dense, sumOf } from "./dense.ts";
-export { scaledRows } from "./diagonal.ts";
-export { lowRank } from "./low-rank.ts";
-export { isOperator, type Cost, type LinearOperator } from "./operator.ts";
+export { dense } from "./dense.ts";
+export { describeOperator, operatorFrom, type OperatorDescriptor } from "./describe.ts";
+export { diagonal, scaledColumns, scaledRows } from "./diagonal.ts";
+export { coredLowRank, lowRank } from "./low-rank.ts";
+export { productOf, sumOf, transposeOf } from "./nodes.ts";
+export { applyTransposed, isOperator, type Cost, type LinearOperator } from "./operator.ts";
+export { permutation } from "./permutation.ts";
+export { quantize, quantized, quantizedBlocks, quantizeInBlocks } from "./quantized.ts";
 export { replacedRows } from "./replaced-rows.ts";
+export { seeded } from "./seeded.ts";
+export { csr, flatSparse, largestOfM, nOfM } from "./sparse.ts";

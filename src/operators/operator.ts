@@ -1,14 +1,18 @@
-import type { Tensor } from "../tensor/index.ts";
+import { StrutError } from "../errors.ts";
+import { bytesOf, isReal, linear, transpose, type Tensor } from "../tensor/index.ts";
 
 /** What an operator stores and what applying it costs. */
 export interface Cost {
-  /** stored numbers */
+  /** stored numbers, indices not counted */
   params: number;
   /** stored bytes, indices counted */
   bytes: number;
   /** multiplications and additions for one row of x */
   flops: number;
 }
+
+/** What beside its tensors an operator is built from; JSON. */
+export type OperatorOptions = Readonly<Record<string, number | boolean | string | readonly number[]>>;
 
 /** A matrix W (out×in) known by its structure; y = x·Wᵀ. */
 export interface LinearOperator {
@@ -17,8 +21,14 @@ export interface LinearOperator {
   readonly in: number;
   /** Named leaves: what is saved and counted. */
   readonly parts: Readonly<Record<string, Tensor>>;
+  /** The operators that this one is made of; their parts stand in `parts` under "name." */
+  readonly inner?: Readonly<Record<string, LinearOperator>>;
+  /** What its kind needs beside parts to build it again. */
+  readonly options?: OperatorOptions;
   /** […, in] → […, out]; differentiable in x and in the parts. */
   apply(x: Tensor): Tensor;
+  /** x·W, […, out] → […, in]; differentiable as apply. Without it `applyTransposed(operator, x)` goes through toDense. */
+  applyTransposed?(x: Tensor): Tensor;
   /** apply plus a bias, where that is cheaper than two steps. */
   withBias?(x: Tensor, bias: Tensor): Tensor;
   /** y + W·x where that is cheaper than two steps. */
@@ -32,6 +42,33 @@ export interface LinearOperator {
 
 export const isOperator = (value: unknown): value is LinearOperator => typeof value === "object" && value !== null && "toDense" in value && "apply" in value;
 
-/** Parts of an operator inside another, under names of their own. */
-export const prefixed = (prefix: string, parts: LinearOperator["parts"]): LinearOperator["parts"] =>
-  Object.fromEntries(Object.entries(parts).map(([name, tensor]) => [prefix + name, tensor]));
+/**
+ * x·W, […, out] → […, in].
+ *
+ * @example
+ * const back = applyTransposed(dense(ones([3, 2])), ones([1, 3]));
+ */
+export const applyTransposed = (operator: LinearOperator, x: Tensor): Tensor =>
+  operator.applyTransposed ? operator.applyTransposed(x) : linear(x, transpose(operator.toDense()));
+
+/** Parts of operators inside another, under names of their own. */
+export const prefixed = (inner: Readonly<Record<string, LinearOperator>>): LinearOperator["parts"] =>
+  Object.fromEntries(Object.entries(inner).flatMap(([prefix, { parts }]) => Object.entries(parts).map(([name, tensor]) => [`${prefix}.${name}`, tensor])));
+
+/** The cost of storing parts, a tensor under two names once, and of `flops` a row. `codes` are stored numbers that are integers. */
+export function costOf(parts: LinearOperator["parts"], flops: number, codes = 0): Cost {
+  const leaves = [...new Set(Object.values(parts))];
+  return {
+    params: leaves.reduce((total, leaf) => total + (isReal(leaf.dtype) ? leaf.size : 0), codes),
+    bytes: leaves.reduce((total, leaf) => total + leaf.size * bytesOf(leaf.dtype), 0),
+    flops,
+  };
+}
+
+/** Refuses leaves whose shapes do not fit each other. */
+export function fits(condition: boolean, kind: string, expected: string, ...found: readonly Tensor[]): void {
+  if (!condition) throw new StrutError("shape", `${kind}: expected ${expected}, found ${found.map(({ dtype, shape }) => `${dtype}[${shape}]`).join(", ")}`);
+}
+
+/** How many rows x […, n] has as a matrix. */
+export const rowsOf = (x: Tensor): number => x.shape.slice(0, -1).reduce((product, n) => product * n, 1);

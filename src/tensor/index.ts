@@ -16,3 +16,5 @@ export { adaptiveAveragePool2d, averagePool2d, maxPool2d } from "./ops/pooling.t
 export { max, mean, sum, sumSquares } from "./ops/reduce.ts";
 export { gru, gruCell, lstm, lstmCell } from "./ops/recurrent.ts";
 export { cast, concat, contiguous, expand, indexCopy, permute, reshape, slice, transpose } from "./ops/shape.ts";
+export * from "./ops/packed.ts";
+export { csrIndex, flatIndex, sparseLinear, sparseMatmul, type SparseIndex } from "./ops/sparse.ts";

@@ -1,7 +1,7 @@
 import type { KernelName } from "../../src/tensor/backends/signatures.ts";
-import { bytesOf, type DType } from "../../src/tensor/dtype.ts";
+import { bytesOf, viewOf, type DType } from "../../src/tensor/dtype.ts";
 
-export type Values = Float32Array | Float64Array | Int32Array | Uint16Array;
+export type Values = Float32Array | Float64Array | Int32Array | Uint16Array | Uint8Array;
 
 /**
  * How far a kernel may be from the reference, which computes the same f32 inputs in f64: an absolute error of element i,
@@ -143,15 +143,16 @@ export class Draw {
     return this.#piece("in", Int32Array.from(values), "i32", "bits");
   }
 
+  bytes(values: Iterable<number>): Piece {
+    return this.#piece("in", Uint8Array.from(values), "u8", "bits");
+  }
+
   halves(values: Uint16Array, dtype: "bf16" | "f16"): Piece {
     return this.#piece("in", values, dtype, "bits");
   }
 
   output(n: number, allowed: Allowed = "bits", dtype: DType = this.real): Piece {
-    const bytes = n * bytesOf(dtype);
-    const values =
-      dtype === "f32" ? new Float32Array(n) : dtype === "f64" ? new Float64Array(n) : dtype === "i32" ? new Int32Array(n) : new Uint16Array(bytes / 2);
-    return this.#piece("out", values, dtype, allowed);
+    return this.#piece("out", viewOf(dtype, new ArrayBuffer(n * bytesOf(dtype)), 0, n) as Values, dtype, allowed);
   }
 
   /** Read and written in place. */

@@ -60,7 +60,9 @@ export function slice(x: Tensor, axis: number, start: number, end: number): Tens
   if (!(start >= 0 && start <= end && end <= x.shape[at]!))
     throw new StrutError("shape", `slice ${start}:${end} does not lie in axis ${axis} of shape [${x.shape}]`);
   const shape = x.shape.map((n, i) => (i === at ? end - start : n));
-  return record(view(x, shape, x.strides, x.offset + start * x.strides[at]!), [x], (g) => {
+  // an empty slice must not begin behind the memory of an empty tensor
+  const offset = sizeOf(shape) === 0 ? 0 : start * x.strides[at]!;
+  return record(view(x, shape, x.strides, x.offset + offset), [x], (g) => {
     const out = empty(x.shape, x.dtype);
     kernels().fill(out, 0, out.size);
     place(out, contiguous(g), at, start);
