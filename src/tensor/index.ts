@@ -18,3 +18,6 @@ export { gru, gruCell, lstm, lstmCell } from "./ops/recurrent.ts";
 export { cast, concat, contiguous, expand, indexCopy, permute, reshape, slice, transpose } from "./ops/shape.ts";
 export * from "./ops/packed.ts";
 export { csrIndex, flatIndex, sparseLinear, sparseMatmul, type SparseIndex } from "./ops/sparse.ts";
+export { cumulativeNorm, cumulativeSum, logsumexp, norm, weightGradient } from "./ops/scan.ts";
+export { gather, indexSelect, maskedFill, putAdd, scatterAdd, segmentSum, take, where } from "./ops/scatter.ts";
+export { argsort, globalKthValue, globalMasks, kthValue, quantile, sort, topk, type Ordered } from "./ops/select.ts";

@@ -5,9 +5,9 @@ export type Values = Float32Array | Float64Array | Int32Array | Uint16Array | Ui
 
 /**
  * How far a kernel may be from the reference, which computes the same f32 inputs in f64: an absolute error of element i,
- * or "bits" where the result must be the reference's, rounded, with the same sign of zero.
+ * or "bits" where the result must be the reference's, rounded, with the same sign of zero, or "anything" for scratch.
  */
-export type Allowed = "bits" | ((expected: number, i: number) => number);
+export type Allowed = "bits" | "anything" | ((expected: number, i: number) => number);
 
 /** Memory that a call reads or writes. An argument given twice is one piece: the two alias. */
 export interface Piece {
