@@ -1,3 +1,4 @@
+export { assignment } from "./assignment.ts";
 export { eigh, eigvalsh, type Eigh } from "./eigh.ts";
 export { kronecker, nearestKronecker } from "./kronecker.ts";
 export type { ProductOperator } from "./products.ts";
