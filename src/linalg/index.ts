@@ -1,5 +1,6 @@
 export { assignment } from "./assignment.ts";
 export { eigh, eigvalsh, type Eigh } from "./eigh.ts";
+export { kmeans, type Kmeans, type KmeansOptions } from "./kmeans.ts";
 export { kronecker, nearestKronecker } from "./kronecker.ts";
 export type { ProductOperator } from "./products.ts";
 export { randomizedSvd, type RandomizedSvd, type RandomizedSvdOptions } from "./randomized-svd.ts";
