@@ -22,8 +22,7 @@ function total(cost: ArrayLike<number>, rows: number, cols: number, columns: Int
 function bruteForce(cost: ArrayLike<number>, rows: number, cols: number, row = 0, used = 0): number {
   if (row === rows) return 0;
   let best = Infinity;
-  for (let j = 0; j < cols; j++)
-    if (!(used & (1 << j))) best = Math.min(best, cost[row * cols + j]! + bruteForce(cost, rows, cols, row + 1, used | (1 << j)));
+  for (let j = 0; j < cols; j++) if (!(used & (1 << j))) best = Math.min(best, cost[row * cols + j]! + bruteForce(cost, rows, cols, row + 1, used | (1 << j)));
   return best;
 }
 

@@ -45,7 +45,7 @@ function augment(cost: Float64Array, { columnOf, rowOf, rowPrice, columnPrice }:
     rowPrice[rowOf[j]!]! += shortest - distance[j]!;
     columnPrice[j]! -= shortest - distance[j]!;
   }
-  for (let j = end, i = -1; i !== start; ) {
+  for (let j = end, i = -1; i !== start;) {
     i = previous[j]!;
     rowOf[j] = i;
     [columnOf[i], j] = [j, columnOf[i]!];

@@ -32,8 +32,8 @@ async function checkLaws(x: ArrayLike<number>, d: number, { centroids, labels, i
 }
 
 /** Groups of `each` points within 0.1 of corners that lie 10 apart. */
-const groups = (k: number, each: number, d: number, seed: number): Float64Array =>
-  sample([k * each, d], seed).map((x, at) => 0.1 * Math.tanh(x) + (Math.floor(at / d) % k === at % d ? 10 : 0)) as Float64Array;
+const groups = (k: number, each: number, d: number, seed: number): number[] =>
+  sample([k * each, d], seed).map((x, at) => 0.1 * Math.tanh(x) + (Math.floor(at / d) % k === at % d ? 10 : 0));
 
 /** The smallest inertia over all ways to label n points with k labels. */
 function bruteForce(x: ArrayLike<number>, n: number, d: number, k: number): number {
