@@ -159,6 +159,7 @@ describe("kmeans", () => {
     await expect(kmeans(x, 2, { sample: 1 })).rejects.toThrow(/a sample of 1 points cannot give 2 starts/);
     await expect(kmeans(x, 2, { restarts: 0 })).rejects.toThrow(/restarts is 0/);
     await expect(kmeans(tensor([1, NaN], [2, 1]), 1)).rejects.toThrow(/holds NaN/);
+    await expect(kmeans(tensor([1e200, -1e200], [2, 1], "f64"), 1)).rejects.toThrow(/distances of the points overflow/);
     await expect(kmeans(tensor([1, 2]), 1)).rejects.toThrow(/needs an f32 or f64 matrix/);
   });
 });

@@ -138,13 +138,13 @@ function update({ n, d, k, values }: Points, { centroids, labels, distances }: S
   const counts = new Int32Array(k);
   for (const label of labels) counts[label]!++;
   const [owners, far] = [labels.slice(), distances.slice()];
-  for (let empty = counts.indexOf(0); empty >= 0; empty = counts.indexOf(0, empty + 1)) {
+  for (let vacant = counts.indexOf(0); vacant >= 0; vacant = counts.indexOf(0, vacant + 1)) {
     let farthest = -1;
     for (let i = 0; i < n; i++) if (far[i]! > (farthest < 0 ? 0 : far[farthest]!) && counts[owners[i]!]! > 1) farthest = i;
     if (farthest < 0) break;
     far[farthest] = 0;
     counts[owners[farthest]!]!--;
-    counts[(owners[farthest] = empty)]!++;
+    counts[(owners[farthest] = vacant)]!++;
   }
   const sums = new Float64Array(k * d);
   for (let i = 0, from = 0; i < n; i++) for (let j = 0, to = owners[i]! * d; j < d; j++) sums[to++]! += points[from++]!;
@@ -189,6 +189,7 @@ export async function kmeans(points: Tensor, k: number, options: KmeansOptions =
       if (!best || state.inertia < best.inertia) best = state;
     }
     const { centroids, labels, inertia } = best!;
+    if (!Number.isFinite(inertia)) throw new StrutError("value", "kmeans: the squared distances of the points overflow", { hint: "Scale the points down." });
     return { centroids: tensor(centroids, [k, d], points.dtype), labels, inertia };
   });
 }
