@@ -1,7 +1,12 @@
+export { assignment } from "./assignment.ts";
+export { conjugateGradients, type ConjugateGradients, type ConjugateGradientsOptions, type LinearMap } from "./conjugate-gradients.ts";
 export { eigh, eigvalsh, type Eigh } from "./eigh.ts";
+export { kmeans, type Kmeans, type KmeansOptions } from "./kmeans.ts";
 export { kronecker, nearestKronecker } from "./kronecker.ts";
+export { lbfgs, type Evaluation, type Lbfgs, type LbfgsOptions, type Objective } from "./lbfgs.ts";
 export type { ProductOperator } from "./products.ts";
 export { randomizedSvd, type RandomizedSvd, type RandomizedSvdOptions } from "./randomized-svd.ts";
+export { sampleWithoutReplacement } from "./sampling.ts";
 export { inverseSquareRoot, matrixSquareRoot, polar, powerIteration, pseudoInverse, type PowerIteration } from "./spectral-functions.ts";
 export { eighBackward, svdBackward, type ClusterOption } from "./spectral-gradients.ts";
 export { singularValues, svd, type Svd } from "./svd.ts";

@@ -4,6 +4,7 @@ export { copyOf, empty, fromBytes, full, ones, Parameter, hostNumbers, Tensor, t
 export { free, keep, scope } from "./scope.ts";
 export { backward, customGradient, gradientsFlow, noGrad, recompute, stopGradient, type BackwardOptions, type Gradients } from "./tape.ts";
 export { Rng } from "./rng.ts";
+export { TorchRng, type DrawnType } from "./torch-rng.ts";
 export * from "./ops/attention.ts";
 export * from "./ops/elementwise.ts";
 export { embeddingBag } from "./ops/embedding-bag.ts";
