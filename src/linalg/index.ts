@@ -1,1 +1,1 @@
-export {};
+export { qr } from "./qr.ts";

@@ -155,8 +155,8 @@ export class Draw {
   }
 
   /** Read and written in place. */
-  inout(values: Iterable<number>, allowed: Allowed): Piece {
-    return this.#piece("inout", this.real === "f32" ? Float32Array.from(values) : Float64Array.from(values), this.real, allowed);
+  inout(values: Iterable<number>, allowed: Allowed, dtype: "f32" | "f64" = this.real): Piece {
+    return this.#piece("inout", dtype === "f32" ? Float32Array.from(values) : Float64Array.from(values), dtype, allowed);
   }
 
   /** Numbers at the places that a strided walk visits and NaN between them. */

@@ -1,3 +1,4 @@
 import type { Entry } from "./draw.ts";
+import { factor } from "./entries-factor.ts";
 
-export const linalg = {} satisfies Record<string, Entry>;
+export const linalg = { ...factor } satisfies Record<string, Entry>;

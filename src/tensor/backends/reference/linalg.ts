@@ -1,1 +1,1 @@
-export {};
+export { householder_panel } from "./linalg-factor.ts";
