@@ -13,4 +13,28 @@ export const linalg = {
     span([width!, vRow!], [length!, 1]),
     width! * width!,
   ]),
+  /** a = L·Lᵀ in place, with zeros above L; info: 0, or 1 + the first row without a finite pivot above 0, where it ended: a info | batch n aBatch aRow */
+  cholesky: signature(
+    ["real*", "i32*", "i32", "i32", "i32", "i32"],
+    (batch, n, aBatch, aRow) => [span([batch!, aBatch!], [n!, aRow!], [n!, 1]), batch!],
+    "wide",
+  ),
+  /** b becomes A⁻¹·b, A lower or upper triangular, n ≤ 128, all with any strides: a b | batch n rhs | aBatch aRow aCol | bBatch bRow bCol | upper unit */
+  triangular_solve: signature(
+    ["real*", "real*", "i32", "i32", "i32", "i32", "i32", "i32", "i32", "i32", "i32", "i32", "i32"],
+    (batch, n, rhs, aB, aR, aC, bB, bR, bC) => [
+      n! <= 128 ? span([batch!, aB!], [n!, aR!], [n!, aC!]) : NaN,
+      span([batch!, bB!], [n!, bR!], [rhs!, bC!]),
+    ],
+    "wide",
+  ),
+  /**
+   * The rows of a (m×n) in the given order are L·U, in place: the largest entry of a column is its pivot. info: 0, or 1 + the
+   * first column without a finite pivot other than 0, where nothing was eliminated: a order info | batch m n aBatch aRow
+   */
+  lu: signature(
+    ["real*", "i32*", "i32*", "i32", "i32", "i32", "i32", "i32"],
+    (batch, m, n, aBatch, aRow) => [span([batch!, aBatch!], [m!, aRow!], [n!, 1]), batch! * m!, batch!],
+    "wide",
+  ),
 } as const;

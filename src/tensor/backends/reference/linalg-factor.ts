@@ -1,3 +1,5 @@
+import type { Ints, Reals } from "./types.ts";
+
 type Doubles = Float64Array;
 
 /** One reflector after the other, each applied to all columns that follow. */
@@ -25,5 +27,62 @@ export function householder_panel(w: Doubles, v: Doubles, t: Doubles, length: nu
     const dots = Array.from({ length: j }, (_, k) => own.reduce((sum, value, i) => sum + value * v[k * vRow + i]!, 0));
     for (let i = 0; i < j; i++) for (let k = i; k < j; k++) t[i * width + j]! -= tau * t[i * width + k]! * dots[k]!;
     t[j * width + j] = tau;
+  }
+}
+
+export function cholesky(a: Reals, info: Ints, batch: number, n: number, aBatch: number, aRow: number): void {
+  for (let b = 0; b < batch; b++) {
+    const at = (i: number, j: number): number => b * aBatch + i * aRow + j;
+    info[b] = 0;
+    for (let i = 0; i < n && info[b] === 0; i++) {
+      for (let j = 0; j <= i; j++) {
+        let sum = a[at(i, j)]!;
+        for (let k = 0; k < j; k++) sum -= a[at(i, k)]! * a[at(j, k)]!;
+        if (j < i) a[at(i, j)] = sum / a[at(j, j)]!;
+        else if (sum > 0 && sum < Infinity) a[at(i, i)] = Math.sqrt(sum);
+        else info[b] = i + 1;
+      }
+      for (let j = i + 1; j < n; j++) a[at(i, j)] = 0;
+    }
+  }
+}
+
+// prettier-ignore
+export function triangular_solve(a: Reals, b: Reals, batch: number, n: number, rhs: number, aBatch: number, aRow: number, aCol: number,
+  bBatch: number, bRow: number, bCol: number, upper: number, unit: number): void {
+  for (let entry = 0; entry < batch; entry++)
+    for (let c = 0; c < rhs; c++) {
+      const x = new Float64Array(n);
+      for (let step = 0; step < n; step++) {
+        const i = upper ? n - 1 - step : step;
+        x[i] = b[entry * bBatch + i * bRow + c * bCol]!;
+        for (let k = 0; k < n; k++) if (upper ? k > i : k < i) x[i]! -= a[entry * aBatch + i * aRow + k * aCol]! * x[k]!;
+        if (!unit) x[i]! /= a[entry * aBatch + i * (aRow + aCol)]!;
+      }
+      for (let i = 0; i < n; i++) b[entry * bBatch + i * bRow + c * bCol] = x[i]!;
+    }
+}
+
+export function lu(a: Reals, order: Ints, info: Ints, batch: number, m: number, n: number, aBatch: number, aRow: number): void {
+  for (let b = 0; b < batch; b++) {
+    const at = (i: number, j: number): number => b * aBatch + i * aRow + j;
+    const rows = Array.from({ length: m }, (_, i) => i);
+    info[b] = 0;
+    for (let k = 0; k < Math.min(m, n); k++) {
+      let best = k;
+      for (let i = k + 1; i < m; i++) if (Math.abs(a[at(i, k)]!) > Math.abs(a[at(best, k)]!)) best = i;
+      for (let j = 0; j < n; j++) [a[at(k, j)], a[at(best, j)]] = [a[at(best, j)]!, a[at(k, j)]!];
+      [rows[k], rows[best]] = [rows[best]!, rows[k]!];
+      const pivot = a[at(k, k)]!;
+      if (pivot === 0 || !Number.isFinite(pivot)) {
+        info[b] ||= k + 1;
+        continue;
+      }
+      for (let i = k + 1; i < m; i++) {
+        a[at(i, k)]! /= pivot;
+        for (let j = k + 1; j < n; j++) a[at(i, j)]! -= a[at(i, k)]! * a[at(k, j)]!;
+      }
+    }
+    order.set(rows, b * m);
   }
 }

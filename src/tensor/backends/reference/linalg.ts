@@ -1,1 +1,1 @@
-export { householder_panel } from "./linalg-factor.ts";
+export { cholesky, householder_panel, lu, triangular_solve } from "./linalg-factor.ts";
