@@ -75,7 +75,7 @@ describe("choleskyFactor", () => {
     const broken = plain(80, 80, (i, j) => (i === j ? (i === 70 ? -1 : 1) : 0));
     await expect(choleskyFactor(toTensor(broken))).rejects.toThrow(/leading 71 rows/);
     await expect(choleskyFactor(zeros([3, 3]))).rejects.toThrow(/leading 1 rows/);
-    await expect(choleskyFactor(tensor([1, 0, NaN, 1], [2, 2]))).rejects.toThrow(/NaN or infinity/);
+    await expect(choleskyFactor(tensor([1, 0, NaN, 1], [2, 2]))).rejects.toThrow(/holds NaN/);
     await expect(choleskyFactor(zeros([2, 3]))).rejects.toThrow(/square/);
     expect((await choleskyFactor(zeros([0, 0]))).shape).toEqual([0, 0]);
   });
@@ -115,7 +115,7 @@ describe("solvePositive and solveTriangular", () => {
   it("names a zero pivot, and a right-hand side that does not fit", async () => {
     await expect(solveTriangular(tensor([1, 0, 1, 0], [2, 2]), zeros([2, 1]))).rejects.toThrow(/pivot 1 is 0/);
     await expect(solveTriangular(tensor([1, 0, 1, 1], [2, 2]), zeros([3, 1]))).rejects.toThrow(/must have 2 rows/);
-    await expect(solvePositive(tensor([1, 0, 1, 2], [2, 2]), tensor([1, Infinity], [2, 1]))).rejects.toThrow(/NaN or infinity/);
+    await expect(solvePositive(tensor([1, 0, 1, 2], [2, 2]), tensor([1, Infinity], [2, 1]))).rejects.toThrow(/holds Infinity/);
   });
 });
 
@@ -171,7 +171,7 @@ describe("choleskyQr2", () => {
     await expect(choleskyQr2(toTensor(plain(50, 10, (i, j) => (j === 4 ? 0 : random(50, 10).values[i * 10 + j]!))))).rejects.toThrow(/linearly dependent/);
     await expect(choleskyQr2(zeros([4, 2]))).rejects.toThrow(/linearly dependent/);
     await expect(choleskyQr2(zeros([2, 4]))).rejects.toThrow(/at least as tall/);
-    await expect(choleskyQr2(tensor([1, NaN], [2, 1]))).rejects.toThrow(/NaN or infinity/);
+    await expect(choleskyQr2(tensor([1, NaN], [2, 1]))).rejects.toThrow(/holds NaN/);
     expect((await choleskyQr2(zeros([5, 0]))).Q.shape).toEqual([5, 0]);
   });
 

@@ -19,16 +19,15 @@ export function squareExtent(a: Tensor, what: string): number {
 /** The largest magnitude of a row, or a StrutError if it is not finite. */
 function largest(values: Float64Array | Float32Array, from: number, to: number, what: string): number {
   let top = 0;
-  let sum = 0;
   for (let i = from; i < to; i++) {
     const size = Math.abs(values[i]!);
     if (size > top) top = size;
-    sum += size * 0; // 0 as long as all are finite
+    if (!(size < Infinity))
+      throw new StrutError("value", `${what}: the matrix holds ${values[i]}; every entry must be finite`, {
+        hint: "Look for an overflow, or for a division by zero, in what made the matrix.",
+      });
   }
-  if (sum === 0) return top;
-  throw new StrutError("value", `${what}: the matrix holds NaN or infinity; every entry must be finite`, {
-    hint: "Look for an overflow, or for a division by zero, in what made the matrix.",
-  });
+  return top;
 }
 
 /** The power of two next below, within what f64 can invert. */
@@ -48,6 +47,15 @@ export function scaledRows(a: Tensor, what: string): { rows: Tensor; scales: Flo
     scales[row] = scale;
   }
   return { rows, scales };
+}
+
+/** An f64 copy of a, divided by a power of two that brings its largest entry into [1, 2). */
+export function scaledDoubles(a: Tensor, what: string): { matrix: Tensor; scale: number } {
+  const matrix = finiteDoubles(a, what);
+  const values = doubles(matrix);
+  const scale = powerOfTwo(largest(values, 0, values.length, what));
+  for (let i = 0; i < values.length; i++) values[i]! /= scale;
+  return { matrix, scale };
 }
 
 /** An f64 copy of a; every entry must be finite. */

@@ -132,8 +132,8 @@ describe("qr", () => {
   });
 
   it("says what is wrong with NaN, infinity and other shapes", async () => {
-    await expect(qr(tensor([1, NaN, 2, 1], [2, 2]))).rejects.toThrow(/NaN or infinity/);
-    await expect(qr(tensor([1, -Infinity, 0, 1], [2, 2], "f64"))).rejects.toThrow(/NaN or infinity/);
+    await expect(qr(tensor([1, NaN, 2, 1], [2, 2]))).rejects.toThrow(/holds NaN/);
+    await expect(qr(tensor([1, -Infinity, 0, 1], [2, 2], "f64"))).rejects.toThrow(/holds -Infinity/);
     await expect(qr(tensor([1, 2], [2]))).rejects.toThrow(/f32 or f64 matrix/);
   });
 });

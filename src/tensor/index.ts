@@ -10,3 +10,4 @@ export { addLinear, gemmInto, linear, matmul } from "./ops/matmul.ts";
 export { crossEntropy, embedding, layerNorm, linearCrossEntropy, meanSquaredError, rmsNorm, rotary, softmax, tokenLosses } from "./ops/nn.ts";
 export { max, mean, sum, sumSquares } from "./ops/reduce.ts";
 export { cast, concat, contiguous, expand, indexCopy, permute, reshape, slice, transpose } from "./ops/shape.ts";
+export { cholesky, inverse, solve, triangularSolve, type TriangularSolveOptions } from "./ops/solve.ts";

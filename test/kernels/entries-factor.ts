@@ -96,4 +96,22 @@ const lu: Entry = (draw) => {
   };
 };
 
-export const factor = { householder_panel, cholesky, triangular_solve, lu } satisfies Record<string, Entry>;
+const lu_rook: Entry = (draw) => {
+  const [m, n] = draw.large ? [draw.integer(60, 90), draw.integer(60, 90)] : [draw.size(33), draw.size(33)];
+  const row = n + draw.integer(0, 3);
+  const rank = draw.chance(0.3) ? draw.integer(0, m) : m;
+  // one entry of each column stands out, and what comes after the first `rank` of them is zero
+  const shift = draw.integer(0, Math.max(0, m - 1));
+  const a = batched(1, m, n, 0, row, (_, i, j) => (i >= rank ? 0 : (i + shift) % m === j ? 3 + draw.next() : draw.next() / Math.max(1, m, n)));
+  const allowed: Allowed = (expected) => 1e-11 * (1 + Math.abs(expected));
+  return { kernel: "lu_rook", args: [draw.inout(a, allowed, "f64"), draw.output(m, "bits", "i32"), draw.output(n, "bits", "i32"), m, n, row] };
+};
+
+const pivot_order: Entry = (draw) => {
+  const [n, m] = draw.large ? [draw.integer(40, 60), draw.integer(100, 200)] : [draw.size(17), draw.size(33)];
+  const row = m + draw.integer(0, 3);
+  const w = batched(1, n, m, 0, row, () => draw.number());
+  return { kernel: "pivot_order", args: [draw.inout(w, near, "f64"), draw.output(n, "bits", "i32"), draw.output(n, near, "f64"), n, m, row] };
+};
+
+export const factor = { householder_panel, cholesky, triangular_solve, lu, lu_rook, pivot_order } satisfies Record<string, Entry>;

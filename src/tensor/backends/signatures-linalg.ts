@@ -22,10 +22,7 @@ export const linalg = {
   /** b becomes A⁻¹·b, A lower or upper triangular, n ≤ 128, all with any strides: a b | batch n rhs | aBatch aRow aCol | bBatch bRow bCol | upper unit */
   triangular_solve: signature(
     ["real*", "real*", "i32", "i32", "i32", "i32", "i32", "i32", "i32", "i32", "i32", "i32", "i32"],
-    (batch, n, rhs, aB, aR, aC, bB, bR, bC) => [
-      n! <= 128 ? span([batch!, aB!], [n!, aR!], [n!, aC!]) : NaN,
-      span([batch!, bB!], [n!, bR!], [rhs!, bC!]),
-    ],
+    (batch, n, rhs, aB, aR, aC, bB, bR, bC) => [n! <= 128 ? span([batch!, aB!], [n!, aR!], [n!, aC!]) : NaN, span([batch!, bB!], [n!, bR!], [rhs!, bC!])],
     "wide",
   ),
   /**
@@ -37,4 +34,11 @@ export const linalg = {
     (batch, m, n, aBatch, aRow) => [span([batch!, aBatch!], [m!, aRow!], [n!, 1]), batch! * m!, batch!],
     "wide",
   ),
+  /** As lu, in f64, with rook pivoting: pivots are the largest of their row and column, zeros come last: a rows columns | m n aRow */
+  lu_rook: signature(["f64*", "i32*", "i32*", "i32", "i32", "i32"], (m, n, aRow) => [span([m!, aRow!], [n!, 1]), m!, n!]),
+  /**
+   * The order in which QR with column pivoting takes the rows of w, each a column of the matrix, and the squares of the diagonal of
+   * its R; w is used up. Ends at what is below 1e-140: w order norms | n m wRow
+   */
+  pivot_order: signature(["f64*", "i32*", "f64*", "i32", "i32", "i32"], (n, m, wRow) => [span([n!, wRow!], [m!, 1]), n!, n!]),
 } as const;

@@ -86,3 +86,55 @@ export function lu(a: Reals, order: Ints, info: Ints, batch: number, m: number, 
     order.set(rows, b * m);
   }
 }
+
+export function lu_rook(a: Doubles, rows: Ints, columns: Ints, m: number, n: number, aRow: number): void {
+  for (let i = 0; i < m; i++) rows[i] = i;
+  for (let j = 0; j < n; j++) columns[j] = j;
+  const size = (i: number, j: number): number => Math.abs(a[i * aRow + j]!);
+  for (let k = 0; k < Math.min(m, n); k++) {
+    let [row, column] = [k, k];
+    const down = (): number => {
+      for (let i = k; i < m; i++) if (size(i, column) > size(row, column)) row = i;
+      return size(row, column);
+    };
+    while (column < n && down() === 0) column++;
+    if (column === n) return;
+    for (let before = -1; before !== row;) {
+      before = row;
+      for (let j = k; j < n; j++) if (size(row, j) > size(row, column)) column = j;
+      down();
+    }
+    for (let j = 0; j < n; j++) [a[k * aRow + j], a[row * aRow + j]] = [a[row * aRow + j]!, a[k * aRow + j]!];
+    for (let i = 0; i < m; i++) [a[i * aRow + k], a[i * aRow + column]] = [a[i * aRow + column]!, a[i * aRow + k]!];
+    [rows[k], rows[row]] = [rows[row]!, rows[k]!];
+    [columns[k], columns[column]] = [columns[column]!, columns[k]!];
+    for (let i = k + 1; i < m; i++) {
+      a[i * aRow + k]! /= a[k * aRow + k]!;
+      for (let j = k + 1; j < n; j++) a[i * aRow + j]! -= a[i * aRow + k]! * a[k * aRow + j]!;
+    }
+  }
+}
+
+export function pivot_order(w: Doubles, order: Ints, norms: Doubles, n: number, m: number, wRow: number): void {
+  const squares = (c: number, from: number): number => w.subarray(c * wRow + from, c * wRow + m).reduce((sum, x) => sum + x * x, 0);
+  for (let c = 0; c < n; c++) [order[c], norms[c]] = [c, squares(c, 0)];
+  for (let k = 0; k < Math.min(m, n); k++) {
+    let best = k;
+    for (let c = k; c < n; c++) if (norms[c]! > norms[best]!) best = c;
+    for (let i = 0; i < m; i++) [w[k * wRow + i], w[best * wRow + i]] = [w[best * wRow + i]!, w[k * wRow + i]!];
+    [norms[k], norms[best]] = [norms[best]!, norms[k]!];
+    [order[k], order[best]] = [order[best]!, order[k]!];
+    if (!(norms[k]! > 1e-280)) return;
+    const v = w.subarray(k * wRow, k * wRow + m);
+    const length = Math.sqrt(norms[k]!);
+    v[k]! += (v[k]! < 0 ? -1 : 1) * length;
+    const scale = Math.sqrt(2 / squares(k, k));
+    for (let i = k; i < m; i++) v[i]! *= scale;
+    for (let c = k + 1; c < n; c++) {
+      let dot = 0;
+      for (let i = k; i < m; i++) dot += v[i]! * w[c * wRow + i]!;
+      for (let i = k; i < m; i++) w[c * wRow + i]! -= dot * v[i]!;
+      norms[c] = squares(c, k + 1);
+    }
+  }
+}
