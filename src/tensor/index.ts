@@ -22,3 +22,4 @@ export { csrIndex, flatIndex, sparseLinear, sparseMatmul, type SparseIndex } fro
 export { cumulativeNorm, cumulativeSum, logsumexp, norm, weightGradient } from "./ops/scan.ts";
 export { gather, indexSelect, maskedFill, putAdd, scatterAdd, segmentSum, take, where } from "./ops/scatter.ts";
 export { argsort, globalKthValue, globalMasks, kthValue, quantile, sort, topk, type Ordered } from "./ops/select.ts";
+export { cholesky, inverse, solve, triangularSolve, type TriangularSolveOptions } from "./ops/solve.ts";
