@@ -5,6 +5,7 @@ import { transformWithOxc } from "vite";
 import { beforeAll, describe, expect, it } from "vitest";
 import { openSafetensorsFile } from "../../src/formats/safetensors-folder.ts";
 import * as formats from "../../src/formats/index.ts";
+import * as linalg from "../../src/linalg/index.ts";
 import * as strut from "../../src/index.ts";
 
 /** Names that examples may use without making them. */
@@ -19,7 +20,7 @@ beforeAll(async () => {
   await strut.savePeft(tuned, join(folder, "my-adapter"));
   const parameter = new strut.Parameter(strut.ones([2]), "w");
   const file = await openSafetensorsFile("test/interop/peft/lora-default/adapter_model.safetensors");
-  Object.assign(scene, strut, formats, {
+  Object.assign(scene, strut, formats, linalg, {
     file,
     config: formats.parsePeftConfig({ peft_type: "LORA" }),
     modules: [{ path: "model.layers.0.self_attn.q_proj", kind: "linear" }],
