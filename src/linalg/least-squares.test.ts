@@ -120,9 +120,10 @@ describe("leastSquares", () => {
   });
 
   it("gives the same on every backend", async () => {
-    await onEveryBackend(async () => {
-      for (const name of ["tall", "wide", "tall and rank-deficient"]) {
-        const [m, n, s] = cases[name]!;
+    await onEveryBackend(async (backend) => {
+      // the large one makes WebAssembly's memory grow on the way, which ends every view of it
+      const large = [300, 300, list(150, (i) => 1 + i / 150)] as const;
+      for (const [m, n, s] of [cases["tall"]!, cases["wide"]!, cases["tall and rank-deficient"]!, ...(backend === "reference" ? [] : [large])]) {
         const b = random(m, 2);
         const { a, solution } = problem(m, n, s, b);
         expect(distance(await fromTensor((await leastSquares(toTensor(a), toTensor(b))).solution), solution)).toBeLessThan(1e-12);

@@ -26,10 +26,10 @@ function wellConditioned(R: Tensor, rcond: number): boolean {
   return norm(R) * norm(inverse) * rcond < 1;
 }
 
-/** The rows of `part` as the first ones of a wider or higher matrix of zeros. */
+/** The rows of `part` as the first ones of a matrix of zeros. */
 function padded(part: Tensor, rows: number): Tensor {
-  const out = zeros([rows, part.shape[1]!], "f64");
-  doubles(out).set(doubles(copyOf(part)));
+  const [out, source] = [zeros([rows, part.shape[1]!], "f64"), copyOf(part)];
+  doubles(out).set(doubles(source));
   return out;
 }
 

@@ -11,7 +11,8 @@ import { checkPivots, solveTriangularInPlace } from "./triangular.ts";
  * (Walter and Lehmann 2010); of a wide A the first m columns are so factored, and R's other ones are Qᵀ·A.
  *
  * @example
- * const gA = qrBackward(await qr(a), gQ, gR);
+ * const factors = await qr(tensor([3, 1, 4, 2], [2, 2]));
+ * const gradient = qrBackward(factors, null, ones([2, 2])); // of the sum of R's entries
  */
 export function qrBackward({ Q, R }: { Q: Tensor; R: Tensor }, gQ: Tensor | null, gR: Tensor | null): Tensor {
   const [m, k] = Q.shape as [number, number];
