@@ -96,7 +96,7 @@ function composed(q: Tensor, k: Tensor, v: Tensor, causal: boolean, factor: numb
   return permute(reshape(mixed, [batch, heads, tq, dim]), [0, 2, 1, 3]);
 }
 
-const HIDDEN = 1e30;
+const HIDDEN = 2 ** 100; // exact in f32, so that scores which are seen stay as they are
 
 /** 1 where a query sees a key, else 0: [batch|1, 1, tq|1, tk]; undefined where all see all. */
 function visible(batch: number, tq: number, tk: number, causal: boolean, keyMask: Tensor | undefined, dtype: DType): Tensor | undefined {
