@@ -1,4 +1,3 @@
-import { readFile } from "node:fs/promises";
 import { StrutError } from "../errors.ts";
 import { Rng, tensor, type Tensor } from "../tensor/index.ts";
 
@@ -16,34 +15,28 @@ const CIFAR_SHAPE = [3, 32, 32] as const;
 const CIFAR_BYTES = 3 * 32 * 32;
 
 /**
- * Reads CIFAR-10's binary records: a byte of label and 3072 of red, green and blue planes. Several files become one list.
+ * Images of the contents of CIFAR-10's binary files, in order: records of a byte of label and 3072 of red, green and blue planes.
  *
  * @example
- * const images = await readCifar10("data/vision/cifar10-subset/test_batch_1000.bin");
+ * const images = cifar10Images(await files.readFile("data/vision/cifar10-subset/test_batch_1000.bin"));
  */
-export async function readCifar10(...paths: string[]): Promise<LabelledImages> {
-  const files = await Promise.all(
-    paths.map(async (path) => {
-      const bytes = await readFile(path).catch((cause: unknown) => {
-        throw new StrutError("files", `${path} cannot be read: ${(cause as Error).message}`, { path, cause });
+export function cifar10Images(...contents: readonly Uint8Array[]): LabelledImages {
+  const size = 1 + CIFAR_BYTES;
+  contents.forEach(({ length }, i) => {
+    if (length === 0 || length % size !== 0)
+      throw new StrutError("data", `CIFAR-10 file ${i} has ${length} bytes, which is no whole number of records of ${size}`, {
+        hint: "Expected a .bin file of the binary version of CIFAR-10.",
       });
-      if (bytes.length === 0 || bytes.length % (1 + CIFAR_BYTES) !== 0)
-        throw new StrutError("data", `${path} has ${bytes.length} bytes, which is no whole number of records of ${1 + CIFAR_BYTES}`, {
-          path,
-          hint: "Expected a .bin file of the binary version of CIFAR-10.",
-        });
-      return { path, bytes };
-    }),
-  );
-  const count = files.reduce((sum, { bytes }) => sum + bytes.length / (1 + CIFAR_BYTES), 0);
+  });
+  const count = contents.reduce((sum, { length }) => sum + length / size, 0);
   const [pixels, labels] = [new Uint8Array(count * CIFAR_BYTES), new Uint8Array(count)];
   let at = 0;
-  for (const { path, bytes } of files)
-    for (let from = 0; from < bytes.length; from += 1 + CIFAR_BYTES, at++) {
+  for (const [i, bytes] of contents.entries())
+    for (let from = 0; from < bytes.length; from += size, at++) {
       const label = bytes[from]!;
-      if (label > 9) throw new StrutError("data", `record ${from / (1 + CIFAR_BYTES)} of ${path} has label ${label}; CIFAR-10 has 0…9`, { path });
+      if (label > 9) throw new StrutError("data", `record ${from / size} of CIFAR-10 file ${i} has label ${label}; CIFAR-10 has 0…9`);
       labels[at] = label;
-      pixels.set(bytes.subarray(from + 1, from + 1 + CIFAR_BYTES), at * CIFAR_BYTES);
+      pixels.set(bytes.subarray(from + 1, from + size), at * CIFAR_BYTES);
     }
   return { count, shape: CIFAR_SHAPE, pixels, labels };
 }
@@ -75,7 +68,7 @@ export interface ImageBatches {
  * Batches of normalised images and their labels.
  *
  * @example
- * const images = await readCifar10("data/vision/cifar10-subset/test_batch_1000.bin");
+ * const images = cifar10Images(await files.readFile("data/vision/cifar10-subset/test_batch_1000.bin"));
  * const batches = imageBatches(images, { rows: 100, mean: [0.485, 0.456, 0.406], std: [0.229, 0.224, 0.225] });
  */
 export function imageBatches({ count, shape, pixels, labels }: LabelledImages, { rows, mean, std, shuffle }: ImageBatchOptions): ImageBatches {

@@ -4,7 +4,7 @@ import { join } from "node:path";
 import { beforeAll, describe, expect, it } from "vitest";
 import { adapt, merge } from "../../src/adapters/index.ts";
 import { lora } from "../../src/adapters/lora.ts";
-import { imageBatches, readCifar10 } from "../../src/data/index.ts";
+import { cifar10Images, imageBatches } from "../../src/data/index.ts";
 import { openSafetensorsFile } from "../../src/formats/safetensors-folder.ts";
 import { loadTokenizer } from "../../src/formats/tokenizer.ts";
 import { forward, loadModel, parameters, randomModel, saveModel, unfreeze, type Model } from "../../src/models/index.ts";
@@ -98,7 +98,7 @@ describe("ResNet-20", () => {
   const folder = "data/vision/resnet20-cifar10";
   const images = async (rows: number) => {
     const { image_mean: mean, image_std: std } = await json<{ image_mean: number[]; image_std: number[] }>(`${folder}/config.json`);
-    return imageBatches(await readCifar10("data/vision/cifar10-subset/test_batch_1000.bin"), { rows, mean, std });
+    return imageBatches(cifar10Images(await readFile("data/vision/cifar10-subset/test_batch_1000.bin")), { rows, mean, std });
   };
   const golden = () => json<{ labels: number[]; logits: number[][]; top1_correct_of_1000: number }>(`${folder}/golden.json`);
   const torch = () => json<{ logits: number[][]; training: { loss: number; gradients: Record<string, number[]> } }>("test/golden/resnet20.json");
