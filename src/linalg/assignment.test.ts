@@ -95,7 +95,7 @@ describe("assignment", () => {
   });
 
   it("refuses infinities, NaN and what is no matrix", async () => {
-    await expect(assignment(tensor([1, Infinity, 2, 3], [2, 2]))).rejects.toThrow(/assignment: the matrix holds infinity/);
+    await expect(assignment(tensor([1, Infinity, 2, 3], [2, 2]))).rejects.toThrow(/assignment: the matrix holds Infinity/);
     await expect(assignment(tensor([1, NaN, 2, 3], [2, 2]))).rejects.toThrow(/assignment: the matrix holds NaN/);
     await expect(assignment(tensor([1, 2]))).rejects.toThrow(/assignment needs an f32 or f64 matrix/);
   });

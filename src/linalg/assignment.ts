@@ -1,7 +1,7 @@
 import { scope } from "../tensor/scope.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import { doubles, turned } from "./blocks.ts";
-import { checkMatrix, largestMagnitude, powerOfTwo, scaledDoubles } from "./eigh.ts";
+import { extents, scaledDoubles } from "./numbers.ts";
 
 /** A partial matching, −1 where there is none, and prices with cost[i, j] ≥ price of row i + price of column j, equal on matched pairs. */
 interface Matching {
@@ -67,12 +67,12 @@ interface Buffers {
  * const columns = await assignment(tensor([4, 1, 3, 2, 0, 5, 3, 2, 2], [3, 3])); // 1, 0, 2
  */
 export async function assignment(cost: Tensor, { maximize = false }: { maximize?: boolean } = {}): Promise<Int32Array> {
-  const [rows, cols] = checkMatrix(cost, "assignment");
+  const [rows, cols] = extents(cost, "assignment");
   return scope(() => {
-    const scale = powerOfTwo(largestMagnitude(cost, "assignment"));
     const tall = rows > cols;
     const [m, n] = tall ? [cols, rows] : [rows, cols];
-    const values = doubles(scaledDoubles(tall ? turned(cost) : cost, (maximize ? -1 : 1) / scale));
+    const values = doubles(scaledDoubles(tall ? turned(cost) : cost, "assignment").matrix);
+    if (maximize) for (let i = 0; i < values.length; i++) values[i] = -values[i]!;
     const found: Matching = {
       columnOf: new Int32Array(m).fill(-1),
       rowOf: new Int32Array(n).fill(-1),

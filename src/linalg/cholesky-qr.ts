@@ -3,7 +3,7 @@ import { scope } from "../tensor/scope.ts";
 import { empty, type Tensor } from "../tensor/tensor.ts";
 import { doubles, multiplyInto, turned } from "./blocks.ts";
 import { choleskyInPlace } from "./cholesky.ts";
-import { extents, narrowedTo, scaledRows } from "./columns.ts";
+import { extents, narrowedTo, scaledRows } from "./numbers.ts";
 import { solveTriangularInPlace } from "./triangular.ts";
 
 /** L of the Gram matrix of the rows, with `shift` times its trace added to the diagonal, or undefined if it has none. */
@@ -51,8 +51,8 @@ export function orthonormalizeByCholesky(rows: Tensor): Tensor | undefined {
 }
 
 /**
- * A = Q·R of a tall m×n matrix of full rank by CholeskyQR2 (Yamamoto et al. 2015), R with a positive diagonal: products and a small Cholesky,
- * which is faster than `qr` for n far below m. The Gram is f64, so Q is orthonormal to n·2⁻⁵², or to 2e-7 where a is f32 and so Q is too.
+ * A = Q·R of a tall m×n matrix of full rank by CholeskyQR2 (Yamamoto et al. 2015), R with a positive diagonal: products and a small Cholesky
+ * alone. The Gram is f64, so Q is orthonormal to n·2⁻⁵², or to 2e-7 where a is f32 and so Q is too.
  * Columns that are dependent to working precision (a condition above about 1e15) are an error.
  *
  * @example

@@ -1,5 +1,4 @@
 import { beforeAll, describe, expect, it } from "vitest";
-import { sample } from "../../test/support/gradients.ts";
 import {
   defect,
   distance,
@@ -7,11 +6,14 @@ import {
   onEveryBackend,
   orthogonal,
   plain,
+  type Plain,
   product,
+  randomMatrix,
+  rounding,
+  top,
   toTensor,
   transposed,
   withSingularValues,
-  type Plain,
 } from "../../test/support/matrices.ts";
 import { start, tensor, zeros } from "../tensor/index.ts";
 import { choleskyFactor, choleskyQr2, solvePositive, solveTriangular } from "./index.ts";
@@ -20,12 +22,6 @@ beforeAll(async () => {
   await start();
 });
 
-const random = (m: number, n: number, scale = 1): Plain => {
-  const values = sample([m, n], m * 100 + n, scale);
-  return plain(m, n, (i, j) => values[i * n + j]!);
-};
-const rounding = { f32: 2 ** -23, f64: 2 ** -52 };
-const top = (a: Plain): number => a.values.reduce((most, x) => Math.max(most, Math.abs(x)), 0);
 const lower = (a: Plain): Plain => plain(a.rows, a.cols, (i, j) => (j <= i ? a.values[i * a.cols + j]! : 0));
 
 /** Q·diag(values)·Qᵀ */
@@ -62,7 +58,7 @@ describe("choleskyFactor", () => {
 
   it("finds the factor it was built from, at 1e150 and 1e-150 too, and reads the lower triangle alone", async () => {
     const n = 100;
-    const values = random(n, n).values;
+    const values = randomMatrix(n, n).values;
     for (const scale of [1, 1e75, 1e-75]) {
       const L = plain(n, n, (i, j) => (j > i ? 0 : scale * (i === j ? 8 + i / n : values[i * n + j]!)));
       const a = product(L, transposed(L));
@@ -84,14 +80,14 @@ describe("choleskyFactor", () => {
 describe("solvePositive and solveTriangular", () => {
   it("solves with many right-hand sides to its bound, in both dtypes", async () => {
     for (const dtype of ["f64", "f32"] as const) {
-      const [a, b] = [toTensor(positive(list(90, (i) => 1 + i / 10)), dtype), toTensor(random(90, 20), dtype)];
+      const [a, b] = [toTensor(positive(list(90, (i) => 1 + i / 10)), dtype), toTensor(randomMatrix(90, 20), dtype)];
       const x = await fromTensor(await solvePositive(a, b));
       expect(distance(product(await fromTensor(a), x), await fromTensor(b))).toBeLessThan(20 * 90 * rounding[dtype] * 10 * top(x));
     }
   });
 
   it.each([1, 5, 64, 65, 150, 200])("solves a triangle of %i rows from either side, upper or lower, transposed or not", async (n) => {
-    const full = random(n, n).values;
+    const full = randomMatrix(n, n).values;
     const a = plain(n, n, (i, j) => (i === j ? 2 + full[i * n + j]! : full[i * n + j]! / Math.sqrt(n)));
     for (const upper of [false, true])
       for (const transpose of [false, true])
@@ -99,7 +95,7 @@ describe("solvePositive and solveTriangular", () => {
           for (const unitriangular of [false, true]) {
             const triangle = plain(n, n, (i, j) => (i === j ? (unitriangular ? 1 : a.values[i * n + j]!) : upper === j > i ? a.values[i * n + j]! : 0));
             const used = transpose ? transposed(triangle) : triangle;
-            const b = left ? random(n, 7) : random(7, n);
+            const b = left ? randomMatrix(n, 7) : randomMatrix(7, n);
             const x = await fromTensor(await solveTriangular(toTensor(a), toTensor(b), { upper, transpose, left, unitriangular }));
             expect(distance(left ? product(used, x) : product(x, used), b)).toBeLessThan(10 * n * rounding.f64 * 3 * Math.max(1, top(x)));
           }
@@ -135,8 +131,8 @@ async function checkQr(a: Plain, dtype: "f32" | "f64"): Promise<void> {
 
 describe("choleskyQr2", () => {
   it.each([
-    ["random", random(200, 30)],
-    ["square", random(40, 40)],
+    ["random", randomMatrix(200, 30)],
+    ["square", randomMatrix(40, 40)],
     [
       "of condition 1e6",
       withSingularValues(
@@ -145,9 +141,9 @@ describe("choleskyQr2", () => {
         list(20, (i) => 10 ** ((-6 * i) / 19)),
       ),
     ],
-    ["one column", random(50, 1)],
-    ["one element", random(1, 1)],
-    ["of columns between 1e-20 and 1e20", plain(60, 5, (i, j) => random(60, 5).values[i * 5 + j]! * 10 ** (10 * (j - 2)))],
+    ["one column", randomMatrix(50, 1)],
+    ["one element", randomMatrix(1, 1)],
+    ["of columns between 1e-20 and 1e20", plain(60, 5, (i, j) => randomMatrix(60, 5).values[i * 5 + j]! * 10 ** (10 * (j - 2)))],
   ])("gives orthonormal columns: %s", async (_, a) => {
     await checkQr(a, "f64");
     await checkQr(a, "f32");
@@ -163,12 +159,14 @@ describe("choleskyQr2", () => {
         ),
         "f64",
       );
-    for (const scale of [1e150, 1e-150]) await checkQr(random(60, 10, scale), "f64");
-    for (const scale of [1e30, 1e-30]) await checkQr(random(60, 10, scale), "f32");
+    for (const scale of [1e150, 1e-150]) await checkQr(randomMatrix(60, 10, scale), "f64");
+    for (const scale of [1e30, 1e-30]) await checkQr(randomMatrix(60, 10, scale), "f32");
   });
 
   it("says that columns depend on each other, that a matrix is wide, or not finite", async () => {
-    await expect(choleskyQr2(toTensor(plain(50, 10, (i, j) => (j === 4 ? 0 : random(50, 10).values[i * 10 + j]!))))).rejects.toThrow(/linearly dependent/);
+    await expect(choleskyQr2(toTensor(plain(50, 10, (i, j) => (j === 4 ? 0 : randomMatrix(50, 10).values[i * 10 + j]!))))).rejects.toThrow(
+      /linearly dependent/,
+    );
     await expect(choleskyQr2(zeros([4, 2]))).rejects.toThrow(/linearly dependent/);
     await expect(choleskyQr2(zeros([2, 4]))).rejects.toThrow(/at least as tall/);
     await expect(choleskyQr2(tensor([1, NaN], [2, 1]))).rejects.toThrow(/holds NaN/);
@@ -177,7 +175,7 @@ describe("choleskyQr2", () => {
 
   it("and Cholesky keep their bounds on every backend", async () => {
     await onEveryBackend(async () => {
-      await checkQr(random(80, 20), "f32");
+      await checkQr(randomMatrix(80, 20), "f32");
       await checkQr(
         withSingularValues(
           70,
@@ -186,7 +184,7 @@ describe("choleskyQr2", () => {
         ),
         "f64",
       );
-      const [a, b] = [positive(list(75, (i) => 1 + i)), random(75, 3)];
+      const [a, b] = [positive(list(75, (i) => 1 + i)), randomMatrix(75, 3)];
       const x = await fromTensor(await solvePositive(toTensor(a), toTensor(b)));
       expect(distance(product(a, x), b)).toBeLessThan(20 * 75 * rounding.f64 * 75 * top(x));
     });

@@ -3,7 +3,7 @@ import { kernels } from "../tensor/engine.ts";
 import { scope } from "../tensor/scope.ts";
 import { empty, hostView, type Tensor } from "../tensor/tensor.ts";
 import { block, doubles, turned } from "./blocks.ts";
-import { finiteDoubles, narrowedTo, squareExtent } from "./columns.ts";
+import { finiteDoubles, narrowedTo, squareExtent } from "./numbers.ts";
 import { rightHandSides, solveTriangularInPlace, subtractProduct } from "./triangular.ts";
 
 const BLOCK = 64;

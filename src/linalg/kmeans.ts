@@ -3,7 +3,7 @@ import { Rng } from "../tensor/rng.ts";
 import { scope } from "../tensor/scope.ts";
 import { copyOf, empty, hostView, tensor, type Tensor } from "../tensor/tensor.ts";
 import { block, doubles, multiplyInto, turned } from "./blocks.ts";
-import { checkMatrix, largestMagnitude } from "./eigh.ts";
+import { extents, largestMagnitude } from "./numbers.ts";
 
 export interface KmeansOptions {
   /** Starts, of which the best result counts; defaults to 1. */
@@ -173,7 +173,7 @@ function lloyd(points: Points, start: Float64Array, iterations: number): State {
  * const { centroids, labels } = await kmeans(tensor([0, 0.1, 5, 5.1], [4, 1]), 2, { restarts: 3 });
  */
 export async function kmeans(points: Tensor, k: number, options: KmeansOptions = {}): Promise<Kmeans> {
-  const [n, d] = checkMatrix(points, "kmeans");
+  const [n, d] = extents(points, "kmeans");
   if (!Number.isInteger(k) || k < 1 || k > n) throw new StrutError("range", `kmeans: k = ${k} is not a whole number between 1 and ${n}, the number of points`);
   const full = { restarts: 1, iterations: 100, rng: new Rng(0), seeding: "k-means++" as const, sample: Math.max(16384, 16 * k), ...options };
   if (!(full.sample >= k)) throw new StrutError("range", `kmeans: a sample of ${full.sample} points cannot give ${k} starts; it needs at least k`);

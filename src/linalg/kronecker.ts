@@ -3,7 +3,7 @@ import { mul } from "../tensor/ops/elementwise.ts";
 import { permute, reshape } from "../tensor/ops/shape.ts";
 import { tensor, type Tensor } from "../tensor/tensor.ts";
 import { doubles } from "./blocks.ts";
-import { checkMatrix } from "./eigh.ts";
+import { extents } from "./numbers.ts";
 import { singularRows } from "./svd.ts";
 
 /**
@@ -13,7 +13,7 @@ import { singularRows } from "./svd.ts";
  * const k = kronecker(tensor([1, 2], [1, 2]), tensor([1, 0, 0, 1], [2, 2])); // 2×4
  */
 export function kronecker(a: Tensor, b: Tensor): Tensor {
-  const [[m, n], [p, q]] = [checkMatrix(a, "kronecker"), checkMatrix(b, "kronecker")];
+  const [[m, n], [p, q]] = [extents(a, "kronecker"), extents(b, "kronecker")];
   return reshape(mul(reshape(a, [m, 1, n, 1]), reshape(b, [1, p, 1, q])), [m * p, n * q]);
 }
 
@@ -25,7 +25,7 @@ export function kronecker(a: Tensor, b: Tensor): Tensor {
  * const { left, right, error } = await nearestKronecker(ones([4, 6]), [2, 2]); // right is 2×3, error 0
  */
 export async function nearestKronecker(a: Tensor, shape: readonly [number, number]): Promise<{ left: Tensor; right: Tensor; error: number }> {
-  const [rows, cols] = checkMatrix(a, "nearestKronecker");
+  const [rows, cols] = extents(a, "nearestKronecker");
   const [m, n] = shape;
   if (!(m > 0 && n > 0 && rows % m === 0 && cols % n === 0))
     throw new StrutError("shape", `nearestKronecker: ${m}×${n} does not divide ${rows}×${cols}; each extent of the left factor must divide a's`);

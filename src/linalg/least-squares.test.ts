@@ -1,16 +1,17 @@
 import { beforeAll, describe, expect, it } from "vitest";
-import { sample } from "../../test/support/gradients.ts";
 import {
   distance,
   fromTensor,
   onEveryBackend,
   orthogonal,
   plain,
+  type Plain,
   product,
+  randomMatrix,
+  top,
   toTensor,
   transposed,
   withSingularValues,
-  type Plain,
 } from "../../test/support/matrices.ts";
 import { start, tensor, zeros } from "../tensor/index.ts";
 import { leastSquares } from "./index.ts";
@@ -18,12 +19,6 @@ import { leastSquares } from "./index.ts";
 beforeAll(async () => {
   await start();
 });
-
-const random = (m: number, n: number, scale = 1): Plain => {
-  const values = sample([m, n], m * 100 + n, scale);
-  return plain(m, n, (i, j) => values[i * n + j]!);
-};
-const top = (a: Plain): number => a.values.reduce((most, x) => Math.max(most, Math.abs(x)), 0);
 
 /** A = U·diag(s)·Vᵀ and its pseudo-inverse times b, from the parts it is built from. */
 function problem(m: number, n: number, s: readonly number[], b: Plain): { a: Plain; solution: Plain } {
@@ -53,7 +48,7 @@ const cases: Record<string, [number, number, number[]]> = {
 
 describe("leastSquares", () => {
   it.each(Object.entries(cases))("gives the pseudo-inverse times B: %s", async (_, [m, n, s]) => {
-    const b = random(m, 3);
+    const b = randomMatrix(m, 3);
     const { a, solution } = problem(m, n, s, b);
     for (const [dtype, tolerance] of [
       ["f64", 1e-12],
@@ -66,7 +61,7 @@ describe("leastSquares", () => {
   });
 
   it("is not hurt by a condition of 1e10, nor by huge or tiny entries", async () => {
-    const b = random(60, 2);
+    const b = randomMatrix(60, 2);
     const { a, solution } = problem(
       60,
       30,
@@ -98,10 +93,10 @@ describe("leastSquares", () => {
       40,
       20,
       list(20, (i) => (i < 12 ? 1 : 1e-6)),
-      random(40, 1),
+      randomMatrix(40, 1),
     );
-    expect((await leastSquares(toTensor(a), toTensor(random(40, 1)))).rank).toBe(20);
-    expect((await leastSquares(toTensor(a), toTensor(random(40, 1)), { rcond: 1e-4 })).rank).toBe(12);
+    expect((await leastSquares(toTensor(a), toTensor(randomMatrix(40, 1)))).rank).toBe(20);
+    expect((await leastSquares(toTensor(a), toTensor(randomMatrix(40, 1)), { rcond: 1e-4 })).rank).toBe(12);
     const nothing = await leastSquares(zeros([4, 3]), tensor([1, 2, 3, 4], [4, 1]));
     expect([nothing.rank, ...(await nothing.solution.data())]).toEqual([0, 0, 0, 0]);
     for (const [m, n] of [
@@ -124,7 +119,7 @@ describe("leastSquares", () => {
       // the large one makes WebAssembly's memory grow on the way, which ends every view of it
       const large = [300, 300, list(150, (i) => 1 + i / 150)] as const;
       for (const [m, n, s] of [cases["tall"]!, cases["wide"]!, cases["tall and rank-deficient"]!, ...(backend === "reference" ? [] : [large])]) {
-        const b = random(m, 2);
+        const b = randomMatrix(m, 2);
         const { a, solution } = problem(m, n, s, b);
         expect(distance(await fromTensor((await leastSquares(toTensor(a), toTensor(b))).solution), solution)).toBeLessThan(1e-12);
       }

@@ -3,7 +3,7 @@ import { scope } from "../tensor/scope.ts";
 import { copyOf, empty, hostView, zeros, type Tensor } from "../tensor/tensor.ts";
 import { selectSlices } from "../tensor/ops/shape.ts";
 import { block, doubles, turned } from "./blocks.ts";
-import { extents, narrowedTo, scaledDoubles } from "./columns.ts";
+import { extents, narrowedTo, scaledDoubles } from "./numbers.ts";
 import { applyReflectors, householder, type Reflectors } from "./householder.ts";
 import { rightHandSides, solveTriangularInPlace } from "./triangular.ts";
 

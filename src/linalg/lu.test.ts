@@ -1,6 +1,17 @@
 import { beforeAll, describe, expect, it } from "vitest";
-import { sample } from "../../test/support/gradients.ts";
-import { distance, fromTensor, onEveryBackend, plain, product, toTensor, withSingularValues, type Plain } from "../../test/support/matrices.ts";
+import {
+  distance,
+  fromTensor,
+  onEveryBackend,
+  plain,
+  type Plain,
+  product,
+  randomMatrix,
+  rounding,
+  top,
+  toTensor,
+  withSingularValues,
+} from "../../test/support/matrices.ts";
 import { start, tensor, zeros, type Tensor } from "../tensor/index.ts";
 import { ldu, lu } from "./index.ts";
 
@@ -8,16 +19,10 @@ beforeAll(async () => {
   await start();
 });
 
-const random = (m: number, n: number, scale = 1): Plain => {
-  const values = sample([m, n], m * 100 + n, scale);
-  return plain(m, n, (i, j) => values[i * n + j]!);
-};
-const top = (a: Plain): number => a.values.reduce((most, x) => Math.max(most, Math.abs(x)), 0);
 const rowsOf = (a: Plain, order: ArrayLike<number>): Plain => plain(a.rows, a.cols, (i, j) => a.values[order[i]! * a.cols + j]!);
 const columnsOf = (a: Plain, order: ArrayLike<number>): Plain => plain(a.rows, a.cols, (i, j) => a.values[i * a.cols + order[j]!]!);
 const index = async (x: Tensor): Promise<number[]> => Array.from((await x.data()) as Int32Array);
 const isOrder = (order: number[]): void => expect([...order].sort((a, b) => a - b)).toEqual(order.map((_, i) => i));
-const rounding = { f32: 2 ** -23, f64: 2 ** -52 };
 
 /** Unit lower and upper triangles, and |L| ≤ 1. */
 function checkTriangles(L: Plain, U: Plain, unit: boolean): void {
@@ -27,11 +32,11 @@ function checkTriangles(L: Plain, U: Plain, unit: boolean): void {
 }
 
 const matrices: Record<string, Plain> = {
-  random: random(100, 100),
-  "taller than wide": random(120, 40),
-  "wider than tall": random(40, 130),
-  "of one row": random(1, 50),
-  "of one column": random(50, 1),
+  random: randomMatrix(100, 100),
+  "taller than wide": randomMatrix(120, 40),
+  "wider than tall": randomMatrix(40, 130),
+  "of one row": randomMatrix(1, 50),
+  "of one column": randomMatrix(50, 1),
   zero: plain(40, 40, () => 0),
   "graded to a condition of 1e12": withSingularValues(
     70,
@@ -39,8 +44,8 @@ const matrices: Record<string, Plain> = {
     Array.from({ length: 70 }, (_, i) => 10 ** ((-12 * i) / 69)),
   ),
   "rank-deficient": withSingularValues(50, 60, [3, 2, 1]),
-  "of huge entries": random(50, 50, 1e150),
-  "of tiny entries": random(50, 50, 1e-150),
+  "of huge entries": randomMatrix(50, 50, 1e150),
+  "of tiny entries": randomMatrix(50, 50, 1e-150),
   "that needs exchanges": plain(70, 70, (i, j) => (j === (i + 3) % 70 ? 1 : 0)),
 };
 
@@ -78,7 +83,7 @@ describe("lu", () => {
   });
 
   it("takes 1e30 and 1e-30 in f32, and matrices of no rows or columns", async () => {
-    for (const scale of [1e30, 1e-30]) await checkLu(random(40, 40, scale), "f32");
+    for (const scale of [1e30, 1e-30]) await checkLu(randomMatrix(40, 40, scale), "f32");
     for (const [m, n] of [
       [0, 0],
       [0, 40],
@@ -91,7 +96,7 @@ describe("lu", () => {
 
   it("finds the factors that a matrix was built from", async () => {
     const n = 90;
-    const values = random(n, n).values;
+    const values = randomMatrix(n, n).values;
     // the first rows hold the largest entries of their columns
     const L = plain(n, n, (i, j) => (j > i ? 0 : i === j ? 1 : values[i * n + j]! / 2));
     const U = plain(n, n, (i, j) => (j < i ? 0 : i === j ? 20 + i : values[i * n + j]!));
@@ -125,10 +130,10 @@ describe("ldu", () => {
 
   it("and lu keep their bounds on every backend", async () => {
     await onEveryBackend(async () => {
-      await checkLu(random(70, 50));
-      await checkLu(random(40, 70), "f32");
-      await checkLdu(random(45, 40), "rook");
-      await checkLdu(random(40, 45), "partial");
+      await checkLu(randomMatrix(70, 50));
+      await checkLu(randomMatrix(40, 70), "f32");
+      await checkLdu(randomMatrix(45, 40), "rook");
+      await checkLdu(randomMatrix(40, 45), "partial");
     });
   });
 });

@@ -3,7 +3,7 @@ import { kernels } from "../tensor/engine.ts";
 import { scope } from "../tensor/scope.ts";
 import { copyOf, empty, hostView, tensor, zeros, type Tensor } from "../tensor/tensor.ts";
 import { block, doubles } from "./blocks.ts";
-import { extents, narrowedTo, scaledDoubles } from "./columns.ts";
+import { extents, narrowedTo, scaledDoubles } from "./numbers.ts";
 import { solveTriangularInPlace, subtractProduct } from "./triangular.ts";
 
 /** Columns that the kernel eliminates by itself. */

@@ -1,7 +1,7 @@
 import { StrutError } from "../errors.ts";
 import { copyOf, empty, Tensor } from "../tensor/tensor.ts";
 import { multiplyInto, turned } from "./blocks.ts";
-import { checkMatrix } from "./eigh.ts";
+import { extents } from "./numbers.ts";
 
 /** A matrix known only by what it does to others. */
 export interface ProductOperator {
@@ -38,7 +38,7 @@ export function rowProducts(a: Tensor | ProductOperator, what: string): RowProdu
       backward: (x) => copyOf(turned(checked(a.multiplyTransposed(turned(x)), cols, x, "multiplyTransposed"))),
     };
   }
-  const [rows, cols] = checkMatrix(a, what);
+  const [rows, cols] = extents(a, what);
   const into = (x: Tensor, matrix: Tensor): Tensor => {
     const out = empty([x.shape[0]!, matrix.shape[1]!], a.dtype);
     multiplyInto(out, x, matrix);

@@ -2,7 +2,7 @@ import { StrutError } from "../errors.ts";
 import { scope } from "../tensor/scope.ts";
 import { copyOf, empty, zeros, type Tensor } from "../tensor/tensor.ts";
 import { block, doubles, multiplyInto, turned } from "./blocks.ts";
-import { finiteDoubles, narrowedTo } from "./columns.ts";
+import { finiteDoubles, narrowedTo } from "./numbers.ts";
 import { checkPivots, solveTriangularInPlace } from "./triangular.ts";
 
 /**

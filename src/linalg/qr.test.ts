@@ -1,5 +1,4 @@
 import { beforeAll, describe, expect, it } from "vitest";
-import { sample } from "../../test/support/gradients.ts";
 import {
   defect,
   distance,
@@ -7,10 +6,12 @@ import {
   onEveryBackend,
   orthogonal,
   plain,
+  type Plain,
   product,
+  randomMatrix,
+  rounding,
   toTensor,
   withSingularValues,
-  type Plain,
 } from "../../test/support/matrices.ts";
 import { start, tensor, zeros } from "../tensor/index.ts";
 import { qr } from "./index.ts";
@@ -20,7 +21,6 @@ beforeAll(async () => {
 });
 
 const norm = (a: Plain): number => Math.hypot(...a.values);
-const rounding = { f32: 2 ** -23, f64: 2 ** -52 };
 
 /** Checks the bounds of the doc comment; `a` may be so scaled that its norm is not finite in f32. */
 async function check(a: Plain, dtype: "f32" | "f64" = "f64"): Promise<{ Q: Plain; R: Plain }> {
@@ -49,17 +49,12 @@ async function check(a: Plain, dtype: "f32" | "f64" = "f64"): Promise<{ Q: Plain
   return last!;
 }
 
-const random = (m: number, n: number, scale = 1): Plain => {
-  const values = sample([m, n], m * 100 + n, scale);
-  return plain(m, n, (i, j) => values[i * n + j]!);
-};
-
-const dense = random(40, 40).values;
+const dense = randomMatrix(40, 40).values;
 
 const matrices: Record<string, Plain> = {
-  random: random(50, 40),
-  "wider than tall": random(35, 70),
-  "wider than tall by less than a panel": random(70, 75),
+  random: randomMatrix(50, 40),
+  "wider than tall": randomMatrix(35, 70),
+  "wider than tall by less than a panel": randomMatrix(70, 75),
   "rank-deficient": withSingularValues(60, 45, [5, 4, 3, 2, 1]),
   "of clustered singular values": withSingularValues(
     40,
@@ -73,9 +68,9 @@ const matrices: Record<string, Plain> = {
   ),
   zero: plain(40, 37, () => 0),
   "with zero columns between": plain(40, 40, (i, j) => (j % 3 === 0 ? 0 : dense[i * 40 + j]!)),
-  "one row": random(1, 40),
-  "one column": random(40, 1),
-  "one element": random(1, 1),
+  "one row": randomMatrix(1, 40),
+  "one column": randomMatrix(40, 1),
+  "one element": randomMatrix(1, 1),
   "already upper triangular, of both signs": plain(34, 34, (i, j) => (j < i ? 0 : i === j ? (-1) ** i * (i + 1) : 1)),
 };
 
@@ -88,7 +83,7 @@ describe("qr", () => {
   it("finds the factors it was built from, for a diagonal above 0", async () => {
     const n = 45;
     const q = orthogonal(60, n, 3);
-    const above = random(n, n).values;
+    const above = randomMatrix(n, n).values;
     const r = plain(n, n, (i, j) => (j < i ? 0 : i === j ? 2 + i / n : above[i * n + j]!));
     const { Q, R } = await check(product(q, r));
     expect(distance(R, r)).toBeLessThan(1e-12);
@@ -96,9 +91,9 @@ describe("qr", () => {
   });
 
   it("does not overflow or underflow: 1e150, 1e-150 and columns between them in f64, 1e30 and 1e-30 in f32", async () => {
-    for (const scale of [1e150, 1e300, 1e-150, 1e-300]) await check(random(40, 36, scale));
-    for (const scale of [1e30, 1e-30]) await check(random(40, 36, scale), "f32");
-    const base = random(20, 20).values;
+    for (const scale of [1e150, 1e300, 1e-150, 1e-300]) await check(randomMatrix(40, 36, scale));
+    for (const scale of [1e30, 1e-30]) await check(randomMatrix(40, 36, scale), "f32");
+    const base = randomMatrix(20, 20).values;
     const columns = plain(20, 20, (i, j) => base[i * 20 + j]! * 10 ** (15 * (j - 10)));
     const { Q, R } = await check(columns);
     // each column to its own size

@@ -1,7 +1,7 @@
 import { scope } from "../tensor/scope.ts";
 import { zeros, type Tensor } from "../tensor/tensor.ts";
 import { doubles, turned } from "./blocks.ts";
-import { extents, narrowedTo, scaledRows } from "./columns.ts";
+import { extents, narrowedTo, scaledRows } from "./numbers.ts";
 import { householder, orthogonalRows } from "./householder.ts";
 
 export interface Qr {

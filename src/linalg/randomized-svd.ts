@@ -4,7 +4,8 @@ import { concat } from "../tensor/ops/shape.ts";
 import { scope } from "../tensor/scope.ts";
 import { empty, tensor, type Tensor } from "../tensor/tensor.ts";
 import { block, doubles, multiplyInto, turned } from "./blocks.ts";
-import { fixSign, largestMagnitude, narrowed, scaledDoubles } from "./eigh.ts";
+import { fixSign } from "./eigh.ts";
+import { largestMagnitude, narrowedTo, widened } from "./numbers.ts";
 import { completeRows, orthonormalizeRows } from "./orthonormal.ts";
 import { rowProducts, type ProductOperator, type RowProducts } from "./products.ts";
 import { singularRows, type SingularRows, type Svd } from "./svd.ts";
@@ -32,9 +33,9 @@ const MOST_ITERATIONS = 60;
 
 /** An orthonormal basis of the rows, by way of f64. */
 function orthonormal(rows: Tensor, passes: number): Tensor {
-  const wide = scaledDoubles(rows);
+  const wide = widened(rows);
   orthonormalizeRows(wide, passes);
-  return rows.dtype === "f64" ? wide : narrowed(wide);
+  return narrowedTo(wide, rows.dtype);
 }
 
 /** The leading singular rows of A within the span of orthonormal rows. */
@@ -44,12 +45,12 @@ function within(a: RowProducts, basis: Tensor, rank: number): SingularRows {
     largestMagnitude(small, "randomizedSvd");
     const { left, values, right } = singularRows(small, "randomizedSvd");
     const rotated = empty([rank, a.rows], "f64");
-    const wide = scaledDoubles(basis);
+    const wide = widened(basis);
     multiplyInto(rotated, block(left, 0, rank, 0, left.shape[1]!), wide);
     const kept = values.slice(0, rank);
     const blank = kept.findIndex((x) => !(x > 1e-7 * kept[0]!));
     if (blank >= 0) completeRows(rotated, blank, blank);
-    const vectors = scaledDoubles(block(right, 0, rank, 0, a.cols));
+    const vectors = widened(block(right, 0, rank, 0, a.cols));
     const [u, v] = [doubles(rotated), doubles(vectors)];
     for (let i = 0; i < rank; i++)
       if (fixSign(u.subarray(i * a.rows, (i + 1) * a.rows))) for (let at = i * a.cols; at < (i + 1) * a.cols; at++) v[at] = -v[at]!;
@@ -60,7 +61,7 @@ function within(a: RowProducts, basis: Tensor, rank: number): SingularRows {
 /** maxᵢ ‖A·vᵢ − σᵢ·uᵢ‖/σ₁. */
 function residualOf(a: RowProducts, { left, values, right }: SingularRows, like: (x: Tensor) => Tensor): number {
   return scope(() => {
-    const products = scaledDoubles(a.forward(like(right)));
+    const products = widened(a.forward(like(right)));
     const [p, u] = [doubles(products), doubles(left)];
     let worst = 0;
     values.forEach((sigma, i) => {
@@ -87,7 +88,7 @@ export async function randomizedSvd(source: Tensor | ProductOperator, rank: numb
   if (!Number.isInteger(rank) || rank < 1 || rank > most)
     throw new StrutError("range", `randomizedSvd: rank ${rank} is not between 1 and ${most}, the smaller side of ${a.rows}×${a.cols}`);
   return scope(() => {
-    const like = (x: Tensor): Tensor => (a.dtype === "f64" ? x : narrowed(x));
+    const like = (x: Tensor): Tensor => narrowedTo(x, a.dtype);
     const width = Math.min(most, rank + oversampling);
     const history: Tensor[] = [];
     let newest = orthonormal(a.forward(rng.normal([width, a.cols], 1, a.dtype)), 1);

@@ -3,19 +3,20 @@ import { Rng } from "../tensor/rng.ts";
 import { scope } from "../tensor/scope.ts";
 import { empty, tensor, type Tensor } from "../tensor/tensor.ts";
 import { doubles, multiplyInto, turned } from "./blocks.ts";
-import { checkSquare, eighInPlace, largestMagnitude, narrowed, powerOfTwo, scaledDoubles } from "./eigh.ts";
+import { eighInPlace } from "./eigh.ts";
+import { largestMagnitude, narrowedTo, scaledDoubles, squareExtent, widened } from "./numbers.ts";
 import { rowProducts, type ProductOperator } from "./products.ts";
 import { singularRows } from "./svd.ts";
 
 /** leftᵀ·diag(d)·right for f64 rows, in the wanted dtype. */
 function weighted(left: Tensor, d: ArrayLike<number>, right: Tensor, dtype: Tensor["dtype"]): Tensor {
   const [r, n] = right.shape as [number, number];
-  const scaled = scaledDoubles(right);
+  const scaled = widened(right);
   const values = doubles(scaled);
   for (let i = 0; i < r; i++) for (let at = i * n; at < (i + 1) * n; at++) values[at]! *= d[i]!;
   const out = empty([left.shape[1]!, n], "f64");
   multiplyInto(out, turned(left), scaled);
-  return dtype === "f64" ? out : narrowed(out);
+  return narrowedTo(out, dtype);
 }
 
 /**
@@ -61,9 +62,9 @@ export async function pseudoInverse(a: Tensor, { rtol }: { rtol?: number } = {})
 /** V·diag(f(λ))·Vᵀ of a symmetric matrix without negative eigenvalues; rounding below zero counts as zero. */
 function ofGram(gram: Tensor, what: string, f: (x: number, largest: number) => number): Tensor {
   return scope(() => {
-    const n = checkSquare(gram, what);
-    const scale = powerOfTwo(largestMagnitude(gram, what));
-    const { values, rows } = eighInPlace(scaledDoubles(turned(gram), 1 / scale));
+    const n = squareExtent(gram, what);
+    const { matrix, scale } = scaledDoubles(turned(gram), what);
+    const { values, rows } = eighInPlace(matrix);
     const largest = Math.max(values[n - 1] ?? 0, 0);
     const rounding = 8 * n * (gram.dtype === "f64" ? 2 ** -52 : 2 ** -23) * Math.max(largest, -(values[0] ?? 0));
     if (values[0]! < -rounding)
@@ -123,16 +124,16 @@ export async function powerIteration(
 ): Promise<PowerIteration> {
   return scope(() => {
     const a = rowProducts(source, "powerIteration");
-    const like = (x: Tensor): Tensor => (a.dtype === "f64" ? x : narrowed(x));
-    let v = scaledDoubles(rng.normal([1, a.cols], 1, a.dtype));
+    const like = (x: Tensor): Tensor => narrowedTo(x, a.dtype);
+    let v = widened(rng.normal([1, a.cols], 1, a.dtype));
     normalized(v);
     let u = empty([1, a.rows], "f64");
     let [sigma, done, converged] = [0, 0, false];
     while (done < iterations && !converged) {
-      u = scaledDoubles(a.forward(like(v)));
+      u = widened(a.forward(like(v)));
       largestMagnitude(u, "powerIteration");
       normalized(u);
-      v = scaledDoubles(a.backward(like(u)));
+      v = widened(a.backward(like(u)));
       const now = normalized(v);
       converged = Math.abs(now - sigma) <= tolerance * now;
       sigma = now;

@@ -4,7 +4,8 @@ import { scope } from "../tensor/scope.ts";
 import { empty, tensor, type Tensor } from "../tensor/tensor.ts";
 import { block, doubles, multiplyInto, turned } from "./blocks.ts";
 import { tridiagonalValues } from "./divide-and-conquer.ts";
-import { checkMatrix, eighInPlace, fixSign, largestMagnitude, narrowed, powerOfTwo, scaledDoubles } from "./eigh.ts";
+import { eighInPlace, fixSign } from "./eigh.ts";
+import { extents, narrowedTo, scaledDoubles } from "./numbers.ts";
 import { completeRows } from "./orthonormal.ts";
 import { tridiagonalize } from "./tridiagonal.ts";
 
@@ -41,10 +42,9 @@ function gramOfRows(a: Tensor): Tensor {
 
 /** `a` scaled to about 1 in f64 and turned so that it has no more columns than rows. */
 function prepared(a: Tensor, what: string): { tall: Tensor; scale: number; wide: boolean } {
-  const [m, n] = checkMatrix(a, what);
-  const scale = powerOfTwo(largestMagnitude(a, what));
-  const copy = scaledDoubles(a, 1 / scale);
-  return { tall: m < n ? turned(copy) : copy, scale, wide: m < n };
+  const [m, n] = extents(a, what);
+  const { matrix, scale } = scaledDoubles(a, what);
+  return { tall: m < n ? turned(matrix) : matrix, scale, wide: m < n };
 }
 
 function norms(rows: Tensor): Float64Array {
@@ -140,7 +140,7 @@ export function singularRows(a: Tensor, what: string): SingularRows {
 export async function svd(a: Tensor): Promise<Svd> {
   return scope(() => {
     const { left, values, right } = singularRows(a, "svd");
-    const like = (x: Tensor): Tensor => (a.dtype === "f64" ? x : narrowed(x));
+    const like = (x: Tensor): Tensor => narrowedTo(x, a.dtype);
     return { U: turned(like(left)), S: tensor(values, [values.length], a.dtype), Vh: like(right) };
   });
 }

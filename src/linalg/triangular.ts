@@ -3,7 +3,7 @@ import { kernels } from "../tensor/engine.ts";
 import { scope } from "../tensor/scope.ts";
 import { copyOf, hostView, type Tensor } from "../tensor/tensor.ts";
 import { block, doubles, multiplyInto, turned } from "./blocks.ts";
-import { extents, finiteDoubles, narrowedTo, squareExtent } from "./columns.ts";
+import { extents, finiteDoubles, narrowedTo, squareExtent } from "./numbers.ts";
 
 /** Rows that one call of the kernel solves; larger systems are halved. */
 const BLOCK = 64;

@@ -4,7 +4,7 @@ import { permute, reshape } from "../tensor/ops/shape.ts";
 import { scope } from "../tensor/scope.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import { block, turned } from "./blocks.ts";
-import { narrowed, scaledDoubles } from "./eigh.ts";
+import { narrowedTo, widened } from "./numbers.ts";
 import { singularRows } from "./svd.ts";
 
 export interface Tucker {
@@ -47,8 +47,7 @@ export function modeProduct(x: Tensor, m: Tensor, mode: number): Tensor {
 function leading(x: Tensor, mode: number, rank: number): Tensor {
   return scope(() => {
     const { left } = singularRows(unfold(x, mode), "tucker");
-    const kept = scaledDoubles(block(left, 0, rank, 0, left.shape[1]!));
-    return turned(x.dtype === "f64" ? kept : narrowed(kept));
+    return turned(narrowedTo(widened(block(left, 0, rank, 0, left.shape[1]!)), x.dtype));
   });
 }
 

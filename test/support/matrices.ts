@@ -46,6 +46,28 @@ export function withSingularValues(rows: number, cols: number, s: readonly numbe
   return product(scaled, transposed(orthogonal(cols, s.length, seed + 7)));
 }
 
+/** Entries between −scale and scale, of the extents alone. */
+export function randomMatrix(rows: number, cols: number, scale = 1): Plain {
+  const values = sample([rows, cols], rows * 100 + cols, scale);
+  return plain(rows, cols, (i, j) => values[i * cols + j]!);
+}
+
+/** Q·diag(values)·Qᵀ */
+export function symmetric(values: readonly number[], seed = 1): Plain {
+  const n = values.length;
+  const q = orthogonal(n, n, seed);
+  return product(
+    plain(n, n, (i, j) => q.values[i * n + j]! * values[j]!),
+    transposed(q),
+  );
+}
+
+/** The largest magnitude. */
+export const top = (a: Plain): number => a.values.reduce((most, x) => Math.max(most, Math.abs(x)), 0);
+
+/** Twice the relative error of one rounding. */
+export const rounding = { f32: 2 ** -23, f64: 2 ** -52 };
+
 export const toTensor = (a: Plain, dtype: "f32" | "f64" = "f64"): Tensor => tensor(a.values, [a.rows, a.cols], dtype);
 
 export async function fromTensor(x: Tensor): Promise<Plain> {

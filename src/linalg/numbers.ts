@@ -16,7 +16,7 @@ export function squareExtent(a: Tensor, what: string): number {
   throw new StrutError("shape", `${what} needs a square matrix, this one is ${n}×${cols}`);
 }
 
-/** The largest magnitude of a row, or a StrutError if it is not finite. */
+/** The largest magnitude of some numbers, or a StrutError if one is not finite. */
 function largest(values: Float64Array | Float32Array, from: number, to: number, what: string): number {
   let top = 0;
   for (let i = from; i < to; i++) {
@@ -30,8 +30,21 @@ function largest(values: Float64Array | Float32Array, from: number, to: number, 
   return top;
 }
 
-/** The power of two next below, within what f64 can invert. */
+/** The largest magnitude, or a StrutError if an entry is not finite. */
+export const largestMagnitude = (a: Tensor, what: string): number => largest(hostView(a.contiguous ? a : copyOf(a)) as Float64Array, 0, a.size, what);
+
+/** The power of two next below, within what f64 can invert; multiplying by its inverse brings x into [1, 2) without rounding. */
 const powerOfTwo = (x: number): number => (x === 0 ? 1 : 2 ** Math.max(-1021, Math.min(1021, Math.floor(Math.log2(x)))));
+
+/** A copy in f64, times a factor; `a` may have any strides. */
+export function widened(a: Tensor, factor = 1): Tensor {
+  const source = a.contiguous ? a : copyOf(a);
+  const out = empty(a.shape, "f64");
+  const [to, from] = [doubles(out), hostView(source) as Float64Array];
+  if (factor === 1) to.set(from);
+  else for (let i = 0; i < to.length; i++) to[i] = from[i]! * factor;
+  return out;
+}
 
 /** The rows of a in f64, each divided by a power of two that brings its largest entry into [1, 2); `scales` are those powers. */
 export function scaledRows(a: Tensor, what: string): { rows: Tensor; scales: Float64Array } {
@@ -51,22 +64,15 @@ export function scaledRows(a: Tensor, what: string): { rows: Tensor; scales: Flo
 
 /** An f64 copy of a, divided by a power of two that brings its largest entry into [1, 2). */
 export function scaledDoubles(a: Tensor, what: string): { matrix: Tensor; scale: number } {
-  const matrix = finiteDoubles(a, what);
-  const values = doubles(matrix);
-  const scale = powerOfTwo(largest(values, 0, values.length, what));
-  for (let i = 0; i < values.length; i++) values[i]! /= scale;
-  return { matrix, scale };
+  const scale = powerOfTwo(largestMagnitude(a, what));
+  return { matrix: widened(a, 1 / scale), scale };
 }
 
 /** An f64 copy of a; every entry must be finite. */
 export function finiteDoubles(a: Tensor, what: string): Tensor {
   extents(a, what);
-  const source = a.contiguous ? a : copyOf(a);
-  const out = empty(a.shape, "f64");
-  const from = hostView(source) as Float64Array;
-  largest(from, 0, from.length, what);
-  doubles(out).set(from);
-  return out;
+  largestMagnitude(a, what);
+  return widened(a);
 }
 
 /** The same numbers in the dtype asked for: f64 as they are, f32 rounded. */
