@@ -1,4 +1,4 @@
-import { add, conv2d, permute, reshape, transpose, unfold, type Tensor } from "../tensor/index.ts";
+import { add, conv2d, permute, positions, reshape, transpose, unfold, type Tensor } from "../tensor/index.ts";
 import type { LinearOperator } from "./operator.ts";
 
 /** How a convolution moves over its image; pairs are [y, x]. */
@@ -23,9 +23,7 @@ export function convolve(weight: LinearOperator, x: Tensor, { kernel, groups, ..
     return conv2d(x, reshape(weight.toDense(), [weight.out, weight.in / (kernel[0] * kernel[1]), ...kernel]), bias, { groups, ...patches });
   const rows = weight.apply(patchesOf(x, { kernel, groups, ...patches }));
   const y = permute(bias ? add(rows, bias) : rows, [0, 2, 1]);
-  const extent = (axis: 0 | 1): number =>
-    Math.floor((x.shape[2 + axis]! + 2 * patches.padding[axis] - patches.dilation[axis] * (kernel[axis] - 1) - 1) / patches.stride[axis]) + 1;
-  return reshape(y, [x.shape[0]!, weight.out, extent(0), extent(1)]);
+  return reshape(y, [x.shape[0]!, weight.out, ...positions([x.shape[2]!, x.shape[3]!], { kernel, ...patches })]);
 }
 
 /** What a convolution's matrix sees as rows: x [batch, in, height, width] → [batch, places, in·kh·kw]. */

@@ -1,5 +1,5 @@
-import { embedding, full, indexCopy, mul, reshape, type Tensor } from "../tensor/index.ts";
-import { applyTransposed, costOf, fits, prefixed, type LinearOperator } from "./operator.ts";
+import { embedding, mul, reshape, type Real, type Tensor } from "../tensor/index.ts";
+import { applyTransposed, costOf, fits, oneHot, prefixed, type LinearOperator } from "./operator.ts";
 
 /** The cost of the inner operator and of one more vector. */
 function withVector(inner: LinearOperator, parts: LinearOperator["parts"], d: Tensor): ReturnType<LinearOperator["cost"]> {
@@ -44,20 +44,6 @@ export function scaledColumns(inner: LinearOperator, d: Tensor): LinearOperator 
   };
 }
 
-/** The n×n identity. */
-const identity = (n: number, like: Tensor): Tensor => {
-  const flat = full([n * n], 0, like.dtype);
-  return reshape(
-    indexCopy(
-      flat,
-      0,
-      Array.from({ length: n }, (_, i) => i * (n + 1)),
-      full([n], 1, like.dtype),
-    ),
-    [n, n],
-  );
-};
-
 /**
  * diag(d), n×n.
  *
@@ -66,7 +52,7 @@ const identity = (n: number, like: Tensor): Tensor => {
  */
 export function diagonal(d: Tensor): LinearOperator {
   const parts = { d };
-  const toDense = (): Tensor => mul(identity(d.size, d), reshape(d, [d.size, 1]));
+  const toDense = (): Tensor => mul(oneHot([...Array(d.size).keys()], d.dtype as Real), reshape(d, [d.size, 1]));
   return {
     kind: "diagonal",
     out: d.size,

@@ -1,5 +1,5 @@
 import { StrutError } from "../errors.ts";
-import { bytesOf, isReal, linear, transpose, type Tensor } from "../tensor/index.ts";
+import { bytesOf, isReal, linear, tensor, transpose, type Real, type Tensor } from "../tensor/index.ts";
 
 /** What an operator stores and what applying it costs. */
 export interface Cost {
@@ -72,3 +72,11 @@ export function fits(condition: boolean, kind: string, expected: string, ...foun
 
 /** How many rows x […, n] has as a matrix. */
 export const rowsOf = (x: Tensor): number => x.shape.slice(0, -1).reduce((product, n) => product * n, 1);
+
+/** The n×n matrix with a 1 in column index[i] of each row i. */
+export function oneHot(index: ArrayLike<number>, dtype: Real): Tensor {
+  const n = index.length;
+  const values = new Float32Array(n * n);
+  for (let i = 0; i < n; i++) values[i * n + index[i]!] = 1;
+  return tensor(values, [n, n], dtype);
+}

@@ -1,6 +1,6 @@
 import { StrutError } from "../errors.ts";
 import { embedding, hostNumbers, reshape, tensor, transpose, type Real, type Tensor } from "../tensor/index.ts";
-import { costOf, rowsOf, type LinearOperator } from "./operator.ts";
+import { costOf, oneHot, rowsOf, type LinearOperator } from "./operator.ts";
 
 /**
  * The n×n matrix with W[i, index[i]] = 1, so that y[i] = x[index[i]]: P·W reorders rows of W, W·P its columns. `dtype` is that of its dense form.
@@ -21,11 +21,7 @@ export function permutation(index: Tensor, dtype: Real = "f32"): LinearOperator 
   const back = tensor(inverse, [n], "i32");
   const parts = { index };
   const gather = (x: Tensor, ids: Tensor): Tensor => reshape(transpose(embedding(transpose(reshape(x, [rowsOf(x), n])), ids)), x.shape);
-  const toDense = (): Tensor => {
-    const values = new Float32Array(n * n);
-    forward.forEach((from, i) => (values[i * n + from] = 1));
-    return tensor(values, [n, n], dtype);
-  };
+  const toDense = (): Tensor => oneHot(forward, dtype);
   return {
     kind: "permutation",
     out: n,

@@ -81,20 +81,32 @@ describe("8-bit blocks", () => {
     expect([unsigned[0], unsigned[255], unsigned[254]].map(Number)).toEqual([0, 1, Math.fround(0.996484375)]);
   });
 
-  it.each([256, 2048])("of %s err by 1/64 of each number's decade at the most, and keep 0 and the largest", async (block) => {
-    const values = sample([5000], 3).map((value, i) => (i % 100 === 0 ? 0 : value * 10 ** -(i % 3)));
+  it.each([256, 2048])("of %s give each number the nearest level of its block, and keep 0 and the largest", async (block) => {
+    const values = sample([5000], 3).map((value, i) => Math.fround(i % 100 === 0 ? 0 : value * 10 ** -(i % 7)));
     const levels = dynamicLevels();
     const quantised = quantizeBlocks(tensor(values), levels, block);
-    const [again, largest] = [await dequantizeBlocks(quantised, levels, block).data(), await quantised.largest.data()];
+    const [again, largest, steps] = [await dequantizeBlocks(quantised, levels, block).data(), await quantised.largest.data(), await levels.data()];
     values.forEach((value, i) => {
-      const top = Number(largest[Math.floor(i / block)]);
-      // the top decade has steps of 0.9/64, each lower one twice as many for ten times the size: 0.9·2/64 of its own size
-      const size = Math.abs(value) / top;
-      const decade = 10 ** Math.max(-6, Math.ceil(Math.log10(Math.max(size, 1e-7))));
-      const step = (0.9 * decade) / 2 ** (6 + Math.log10(decade)) + 0.1 * decade;
-      expect(Math.abs(Number(again[i]) - value)).toBeLessThanOrEqual(top * step);
-      if (value === 0 || size === 1) expect(Number(again[i])).toBe(Math.fround(value));
+      const mine = values.slice(Math.floor(i / block) * block, (Math.floor(i / block) + 1) * block);
+      const top = Math.max(...mine.map(Math.abs));
+      expect(largest[Math.floor(i / block)]).toBe(top);
+      const nearest = Math.min(...Array.from(steps as Float32Array, (level) => Math.abs(level * top - value)));
+      expect(Math.abs(Number(again[i]) - value)).toBeLessThanOrEqual(nearest + top * 2 ** -24);
+      // the map has 1 but no −1
+      if (value === 0 || value === top) expect(Number(again[i])).toBe(value);
     });
+  });
+
+  it("have a gradient in the largest: the sum of g times the levels", async () => {
+    const levels = dynamicLevels();
+    const { codes, largest } = quantizeBlocks(tensor([1, 0, 2, 4, 0]), levels, 3);
+    const scales = new Parameter(largest, "largest");
+    const gradient = backward(sum(mul(dequantizeBlocks({ codes, largest: scales }, levels, 3), tensor([1, 2, 3, 5, 7])))).get(scales)!;
+    const steps = (await levels.data()) as Float32Array;
+    const near = (x: number): number => steps.reduce((best, level) => (Math.abs(level - x) < Math.abs(best - x) ? level : best));
+    // the blocks are 1, 0, 2 and 4, 0: levels near 1/2, 0, 1 and 1, 0
+    const expected = [near(0.5) + 3 * near(1), 5 * near(1)];
+    (await gradient.data()).forEach((value, i) => expect(Number(value)).toBeCloseTo(expected[i]!, 6));
   });
 });
 
@@ -117,6 +129,11 @@ describe("packed numbers", () => {
 });
 
 describe("the largest N of M", () => {
+  it("refuse rows that M does not divide, and widths that are no power of two", () => {
+    expect(() => largestOfM(tensor([1, 2, 3, 4, 5, 6], [1, 6]), [2, 4])).toThrow("2 of 4 in rows of 6");
+    expect(() => largestOfM(tensor([1, 2, 3, 4, 5, 6], [1, 6]), [2, 3])).toThrow("M must be 2, 4");
+  });
+
   it("are kept in their order, with their places", async () => {
     const { values, places } = largestOfM(tensor([1, -4, 2, 3, 0, 0, -1, 5], [1, 8]), [2, 4]);
     expect([...(await values.data())]).toEqual([-4, 3, -1, 5]);

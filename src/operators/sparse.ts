@@ -9,10 +9,11 @@ import {
   sparseMatmul,
   tensor,
   unpackBits,
+  type Real,
   type SparseIndex,
   type Tensor,
 } from "../tensor/index.ts";
-import { costOf, fits, rowsOf, type LinearOperator } from "./operator.ts";
+import { costOf, fits, oneHot, rowsOf, type LinearOperator } from "./operator.ts";
 
 type Shape = readonly [number, number];
 
@@ -39,15 +40,9 @@ function sparse(
     options,
     apply: along(false),
     applyTransposed: along(true),
-    toDense: () => sparseMatmul(index, values, identity(cols, values)),
+    toDense: () => sparseMatmul(index, values, oneHot([...Array(cols).keys()], values.dtype as Real)),
     cost: () => costOf(parts, 2 * values.size),
   };
-}
-
-function identity(n: number, like: Tensor): Tensor {
-  const out = new Float64Array(n * n);
-  for (let i = 0; i < n; i++) out[i * (n + 1)] = 1;
-  return tensor(out, [n, n], like.dtype);
 }
 
 /**
@@ -72,6 +67,13 @@ export function flatSparse(values: Tensor, indices: Tensor, [out, cols]: Shape):
   return sparse("flat-sparse", flatIndex(indices, out, cols), values, { values, indices }, { shape: [out, cols] });
 }
 
+/** Bits of a place within M neighbours. */
+function placeBits([n, m]: Shape, cols: number): number {
+  const bits = Math.log2(m);
+  if (Number.isInteger(bits) && bits >= 1 && bits <= 8 && n >= 1 && n <= m && cols % m === 0) return bits;
+  throw new StrutError("range", `n-of-m: ${n} of ${m} in rows of ${cols}: M must be 2, 4, … 256, N at most M, and M divide the row`);
+}
+
 /**
  * N of every M neighbours in a row are kept: values [out, in/M·N], and the place of each within its M, packed in log₂M bits.
  * `placesOf` says which; 2:4 and 4:8 are the usual ones.
@@ -80,9 +82,7 @@ export function flatSparse(values: Tensor, indices: Tensor, [out, cols]: Shape):
  * const w = nOfM(ones([1, 2]), packBits(tensor([0, 3], [2], "i32"), 2), [2, 4], 4);
  */
 export function nOfM(values: Tensor, places: Tensor, [n, m]: Shape, cols: number): LinearOperator {
-  const bits = Math.log2(m);
-  if (!(Number.isInteger(bits) && bits >= 1 && bits <= 8 && n >= 1 && n <= m && cols % m === 0))
-    throw new StrutError("range", `n-of-m: ${n} of ${m} in rows of ${cols}: M must be 2, 4, … 256, N at most M, and M divide the row`);
+  const bits = placeBits([n, m], cols);
   const [out, kept] = values.shape as [number, number];
   fits(kept === (cols / m) * n, "n-of-m", `values out×${(cols / m) * n}`, values);
   const within = hostNumbers(unpackBits(places, [out * kept], bits)) as Int32Array;
@@ -100,6 +100,7 @@ export function nOfM(values: Tensor, places: Tensor, [n, m]: Shape, cols: number
  */
 export function largestOfM(weight: Tensor, [n, m]: Shape): { values: Tensor; places: Tensor } {
   const [out, cols] = weight.shape as [number, number];
+  const bits = placeBits([n, m], cols);
   const numbers = hostNumbers(weight) as Float32Array;
   const kept: number[] = [];
   const places: number[] = [];
@@ -110,5 +111,5 @@ export function largestOfM(weight: Tensor, [n, m]: Shape): { values: Tensor; pla
       kept.push(numbers[start + place]!);
     }
   }
-  return { values: tensor(kept, [out, (cols / m) * n], weight.dtype), places: packBits(tensor(places, [places.length], "i32"), Math.log2(m)) };
+  return { values: tensor(kept, [out, (cols / m) * n], weight.dtype), places: packBits(tensor(places, [places.length], "i32"), bits) };
 }

@@ -10,7 +10,7 @@ export * from "./ops/elementwise.ts";
 export { embeddingBag } from "./ops/embedding-bag.ts";
 export { addLinear, gemmInto, linear, matmul } from "./ops/matmul.ts";
 export { batchNorm, groupNorm, type RunningStatistics } from "./ops/channels.ts";
-export { conv2d, fold, unfold, type ConvolutionOptions } from "./ops/convolution.ts";
+export { conv2d, fold, positions, unfold, type ConvolutionOptions } from "./ops/convolution.ts";
 export { binaryCrossEntropyWithLogits, crossEntropy, klDivergence, l1Loss, logSoftmax, meanSquaredError, smoothL1Loss } from "./ops/losses.ts";
 export { embedding, layerNorm, linearCrossEntropy, rmsNorm, rotary, softmax, tokenLosses } from "./ops/nn.ts";
 export { adaptiveAveragePool2d, averagePool2d, maxPool2d } from "./ops/pooling.ts";

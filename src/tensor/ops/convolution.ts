@@ -22,7 +22,7 @@ export interface ConvolutionOptions extends PatchOptions {
   groups?: number;
 }
 
-const both = (value: Pair): readonly [number, number] => (typeof value === "number" ? [value, value] : value);
+export const both = (value: Pair): readonly [number, number] => (typeof value === "number" ? [value, value] : value);
 
 interface Geometry {
   readonly batch: number;
@@ -32,6 +32,15 @@ interface Geometry {
   readonly out: readonly [number, number];
   /** What the kernels take after batch and channels. */
   readonly rest: readonly [number, number, number, number, number, number, number, number, number, number, number, number];
+}
+
+/** Rows and columns of places that a kernel takes on an image of [height, width]. */
+export function positions(
+  size: readonly [number, number],
+  { kernel, stride, padding, dilation }: Record<"kernel" | "stride" | "padding" | "dilation", readonly [number, number]>,
+): readonly [number, number] {
+  const along = (axis: 0 | 1): number => Math.floor((size[axis] + 2 * padding[axis] - dilation[axis] * (kernel[axis] - 1) - 1) / stride[axis]) + 1;
+  return [along(0), along(1)];
 }
 
 function geometry(name: string, shape: readonly number[], kernel: Pair, { stride = 1, padding = 0, dilation = 1 }: PatchOptions): Geometry {
@@ -46,8 +55,7 @@ function geometry(name: string, shape: readonly number[], kernel: Pair, { stride
   ] as const)
     if (!pair.every((n) => Number.isInteger(n) && n >= least))
       throw new StrutError("option", `${name}: ${what} is [${pair}]; it must be whole numbers of at least ${least}`, { path: what });
-  const extent = (axis: 0 | 1): number => Math.floor((shape[2 + axis]! + 2 * p[axis] - d[axis] * (k[axis] - 1) - 1) / s[axis]) + 1;
-  const out = [extent(0), extent(1)] as const;
+  const out = positions([height, width], { kernel: k, stride: s, padding: p, dilation: d });
   if (out[0] < 1 || out[1] < 1)
     throw new StrutError("shape", `${name}: a kernel of ${k.join("×")} with dilation [${d}] does not fit into ${height}×${width} with padding [${p}]`);
   return { batch, channels, kernel: k, out, rest: [height, width, ...out, ...k, ...s, ...p, ...d] };
@@ -110,11 +118,11 @@ export function conv2d(x: Tensor, weight: Tensor, bias: Tensor | null = null, { 
     );
   const [source, w] = [contiguous(x), contiguous(weight)];
   const g = geometry("conv2d", x.shape, [kh, kw], options);
-  const [positions, taps, rows] = [g.out[0] * g.out[1], inner * kh * kw, filters / groups];
+  const [places, taps, rows] = [g.out[0] * g.out[1], inner * kh * kw, filters / groups];
   const together = imagesAtOnce(g);
   const columnsOf = (start: number, images: number, columns: Tensor): void =>
     kernels().unfold(columns, matrices(source, start * g.channels, 1, x.shape[2]!, x.shape[3]!), images, g.channels, ...g.rest);
-  const columns = (): Tensor => empty([together * groups, taps, positions], x.dtype);
+  const columns = (): Tensor => empty([together * groups, taps, places], x.dtype);
   /** Calls `body` for batches of products: the matrix of the part and of the whole that it starts with, and how many. */
   const inBatches = (start: number, images: number, body: (part: number, whole: number, count: number) => void): void => {
     if (groups === 1) body(0, start, images);
@@ -131,7 +139,7 @@ export function conv2d(x: Tensor, weight: Tensor, bias: Tensor | null = null, { 
   inParts((start, images) => {
     columnsOf(start, images, held);
     inBatches(start, images, (part, whole, count) =>
-      gemmInto(matrices(out, whole, count, rows, positions), bank, matrices(held, part, count, taps, positions), { beta: bias ? 1 : 0 }),
+      gemmInto(matrices(out, whole, count, rows, places), bank, matrices(held, part, count, taps, places), { beta: bias ? 1 : 0 }),
     );
   });
 
@@ -145,17 +153,13 @@ export function conv2d(x: Tensor, weight: Tensor, bias: Tensor | null = null, { 
       if (dw && shares) {
         columnsOf(start, images, part);
         inBatches(start, images, (from, whole, count) =>
-          gemmInto(
-            matrices(shares, from, count, rows, taps),
-            matrices(dy, whole, count, rows, positions),
-            transpose(matrices(part, from, count, taps, positions)),
-          ),
+          gemmInto(matrices(shares, from, count, rows, taps), matrices(dy, whole, count, rows, places), transpose(matrices(part, from, count, taps, places))),
         );
         kernels().axpby(dw, 1, sumAxes(slice(shares, 0, 0, images), [0]), 1, dw.size);
       }
       if (!dx) return;
       inBatches(start, images, (from, whole, count) =>
-        gemmInto(matrices(part, from, count, taps, positions), transpose(bank), matrices(dy, whole, count, rows, positions)),
+        gemmInto(matrices(part, from, count, taps, places), transpose(bank), matrices(dy, whole, count, rows, places)),
       );
       kernels().fold(matrices(dx, start * g.channels, 1, x.shape[2]!, x.shape[3]!), part, images, g.channels, ...g.rest);
     });

@@ -1,10 +1,9 @@
 import { StrutError } from "../../errors.ts";
-import { kernels } from "../engine.ts";
-import { record } from "../tape.ts";
-import { hostNumbers, tensor, zeros, type Tensor } from "../tensor.ts";
+import { hostNumbers, tensor, type Tensor } from "../tensor.ts";
 import { mul } from "./elementwise.ts";
 import { embedding } from "./nn.ts";
-import { contiguous, reshape } from "./shape.ts";
+import { segmentSum } from "./scatter.ts";
+import { reshape } from "./shape.ts";
 
 export interface EmbeddingBagOptions {
   /** Defaults to `mean`, as in torch. An empty bag gives 0. */
@@ -35,13 +34,13 @@ export function embeddingBag(table: Tensor, ids: Tensor, { mode = "mean", offset
   if (present && present.length !== all.length) throw new StrutError("shape", `embeddingBag: the mask is [${mask.shape}], the ids [${ids.shape}]`);
   const kept = all.flatMap((_, at) => (present && present[at] === 0 ? [] : [at]));
   const list = (values: number[]): Tensor => tensor(values, [values.length], "i32");
-  const segments = kept.map((at) => bagOf[at]!);
   let rows = embedding(table, list(kept.map((at) => all[at]!)));
   if (perSampleWeights) rows = mul(rows, embedding(reshape(perSampleWeights, [all.length, 1]), list(kept)));
-  const sums = segmentSum(rows, list(segments), bags);
-  if (mode === "sum") return sums;
   const counts = new Array<number>(bags).fill(0);
-  for (const bag of segments) counts[bag]!++;
+  for (const at of kept) counts[bagOf[at]!]!++;
+  let end = 0;
+  const sums = segmentSum(rows, [0, ...counts.map((count) => (end += count))]);
+  if (mode === "sum") return sums;
   return mul(
     sums,
     tensor(
@@ -58,17 +57,4 @@ function bagsAt(offsets: ArrayLike<number>, n: number): number[] {
   if (starts[0] !== 0 || starts.some((start, i) => !Number.isInteger(start) || start > n || start < (starts[i - 1] ?? 0)))
     throw new StrutError("range", `embeddingBag: offsets [${starts}] must start at 0 and rise within ${n} ids`);
   return starts.flatMap((start, bag) => new Array<number>((starts[bag + 1] ?? n) - start).fill(bag));
-}
-
-/** out[s, :] = Σ rows[i, :] over i with segments[i] = s, in order of i. */
-function segmentSum(rows: Tensor, segments: Tensor, count: number): Tensor {
-  const dim = rows.shape[1]!;
-  const source = contiguous(rows);
-  const out = zeros([count, dim], rows.dtype);
-  kernels().scatter_add_rows(out, source, segments, segments.size, dim, count);
-  return record(out, [source], (g) => {
-    const dx = zeros(rows.shape, rows.dtype);
-    kernels().gather_rows(dx, contiguous(g), segments, segments.size, dim, count);
-    return [dx];
-  });
 }

@@ -2,7 +2,7 @@ import { StrutError } from "../../errors.ts";
 import { kernels } from "../engine.ts";
 import { record } from "../tape.ts";
 import { empty, tensor, type Tensor } from "../tensor.ts";
-import type { Pair } from "./convolution.ts";
+import { both, type Pair } from "./convolution.ts";
 import { contiguous } from "./shape.ts";
 
 export interface PoolOptions {
@@ -17,8 +17,6 @@ interface Windows {
   readonly start: number[];
   readonly end: number[];
 }
-
-const both = (value: Pair): readonly [number, number] => (typeof value === "number" ? [value, value] : value);
 
 /** Windows of a kernel that moves by a stride over `extent` elements with padding. */
 function slidingWindows(name: string, extent: number, kernel: number, stride: number, padding: number): Windows {

@@ -2,8 +2,8 @@ import { StrutError } from "../../errors.ts";
 import { isReal, type Real } from "../dtype.ts";
 import { kernels } from "../engine.ts";
 import { needsGradient, noGrad, record } from "../tape.ts";
-import { copyOf, empty, full, hostView, sizeOf, zeros, type Tensor } from "../tensor.ts";
-import { broadcastShape, axisOf, cast, contiguous, expand, reshape, sumTo } from "./shape.ts";
+import { copyOf, empty, full, hostView, sizeOf, tensor, zeros, type Tensor } from "../tensor.ts";
+import { broadcastShape, axisOf, cast, contiguous, expand, reshape, slice, sumTo } from "./shape.ts";
 
 /** An i32 index as row-major elements, checked to lie in [0, limit). */
 function checked(index: Tensor, limit: number): Tensor {
@@ -108,8 +108,10 @@ export function segmentSum(x: Tensor, offsets: readonly number[] | Int32Array): 
   kernels().segment_sum(out, source, bounds, segments, dim, rows);
   return record(out, [source], (g) => {
     const dx = zeros(x.shape, x.dtype);
-    const [to, from] = [hostView(dx), hostView(contiguous(g))];
-    for (let s = 0; s < segments; s++) for (let r = offsets[s]!; r < offsets[s + 1]!; r++) to.set(from.subarray(s * dim, (s + 1) * dim) as never, r * dim);
+    const [first, end] = [offsets[0] ?? 0, offsets[segments] ?? 0];
+    const segmentOf = new Int32Array(end - first);
+    for (let s = 0; s < segments; s++) segmentOf.fill(s, offsets[s]! - first, offsets[s + 1]! - first);
+    kernels().gather_rows(slice(dx, 0, first, end), contiguous(g), tensor(segmentOf, [segmentOf.length], "i32"), end - first, dim, segments);
     return [dx];
   });
 }

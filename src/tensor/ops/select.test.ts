@@ -112,6 +112,8 @@ describe("order", () => {
         expect((await Promise.all(masks.map(numbers))).flat()).toEqual(all.map((_, i) => Number(chosen.has(i))));
       }
     expect(t.globalKthValue(list, 3)).toEqual({ value: 4, tensor: 1, index: 0 });
+    expect(() => t.globalMasks(list, 8)).toThrow("k is 8; the tensors have 7 elements together, so k must lie in 1…7");
+    expect(() => t.globalKthValue([], 1)).toThrow("the tensors have 0 elements together");
   });
 });
 
@@ -194,6 +196,7 @@ const operations: Record<string, [(...x: t.Parameter[]) => t.Tensor, () => t.Par
   putAdd: [(x, v) => t.putAdd(x!, ints([3, 1, 3]), v!), () => [leaf([2, 2]), leaf([3], 2)]],
   indexSelect: [(x) => t.indexSelect(x!, 1, ints([2, 0, 2])), () => [leaf([2, 3, 2])]],
   segmentSum: [(x) => t.segmentSum(x!, [0, 2, 2, 4]), () => [leaf([4, 3])]],
+  "segmentSum of some rows": [(x) => t.segmentSum(x!, [1, 2, 3]), () => [leaf([4, 3])]],
   "where broadcasts": [(a, b) => t.where(reals([1, 0, 1]), a!, b!), () => [leaf([2, 3]), leaf([1], 2)]],
   "cumulativeSum in reverse": [(x) => t.cumulativeSum(x!, { axis: 1, reverse: true }), () => [leaf([2, 4, 3])]],
   cumulativeNorm: [(x) => t.cumulativeNorm(x!, { axis: 0 }), () => [leaf([4, 2])]],

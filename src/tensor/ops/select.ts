@@ -105,6 +105,9 @@ export function quantile(x: Tensor, q: number, axis = -1): Tensor {
 
 /** The k-th largest (or smallest) of all elements of several tensors: its value, which tensor holds it, and where (row-major). */
 export function globalKthValue(tensors: readonly Tensor[], k: number, { largest = true } = {}): { value: number; tensor: number; index: number } {
+  const count = tensors.reduce((sum, { size }) => sum + size, 0);
+  if (!(Number.isInteger(k) && k >= 1 && k <= count))
+    throw new StrutError("range", `k is ${k}; the tensors have ${count} elements together, so k must lie in 1…${count}`);
   const all = noGrad(() => concat(tensors.map((x) => reshape(x, [-1]))));
   const { values, indices } = noGrad(() => kthValue(all, k, { largest }));
   let index = numberIn(indices);
