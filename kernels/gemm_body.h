@@ -300,6 +300,24 @@ static void NAME(part)(int32_t task, int32_t slot, const void *data) {
 /* n in even parts of at most `size`, each a multiple of `unit`. */
 INLINE int32_t NAME(even)(int32_t n, int32_t size, int32_t unit) { return chunks(chunks(n, chunks(n, size)), unit) * unit; }
 
+/*
+ * Rows and columns of a task, for `wanted` tasks or more. Every band of rows packs all of B again, and every stripe all of A, so
+ * the split with the least packing wins; stripes are never wider than what is packed at once, so that their part of c stays near.
+ */
+static void NAME(divide)(const NAME(Product) *p, int32_t wanted, int32_t *rows, int32_t *cols) {
+  int32_t width = NAME(widths)[0], most_bands = chunks(p->m, 4 * FULL_ROWS), most_stripes = chunks(p->n, 4 * width);
+  double best = INFINITY;
+  for (int32_t bands = 1; bands <= least(wanted, most_bands); bands++) {
+    int32_t stripes = most(least(chunks(wanted, bands), most_stripes), chunks(p->n, BLOCK_COLUMNS));
+    double packed = (double)bands * p->n + (double)stripes * p->m;
+    if (bands * stripes < wanted) packed *= 1 + (double)wanted / (bands * stripes);
+    if (packed >= best) continue;
+    best = packed;
+    *rows = chunks(p->m, bands);
+    *cols = chunks(p->n, stripes);
+  }
+}
+
 /* The way depends on the shape alone, so the bits do not depend on threads; the split into tasks changes none. */
 static void NAME(run)(NAME(Product) p, int32_t batch, int32_t aBatch, int32_t bBatch, int32_t cBatch, REAL *scratch, int32_t room) {
   if (batch == 0 || p.m == 0 || p.n == 0) return;
@@ -314,12 +332,8 @@ static void NAME(run)(NAME(Product) p, int32_t batch, int32_t aBatch, int32_t bB
     job.aBatch = bBatch, job.bBatch = aBatch;
   }
   double cost = 0.02 * batch * p.m * p.n * most(p.k, 4);
-  int32_t rows = p.m, cols = p.n, width = NAME(widths)[0], wanted = cost < 6000 || pool_slots() == 1 ? 1 : 4 * pool_slots();
-  if (wanted > 1) rows = least(rows, BLOCK_ROWS / FULL_ROWS * FULL_ROWS), cols = least(cols, BLOCK_COLUMNS);
-  while ((double)batch * chunks(p.m, rows) * chunks(p.n, cols) < wanted && (rows > 4 * FULL_ROWS || cols > 4 * width)) {
-    if (cols > 4 * width && (cols >= rows || rows <= 4 * FULL_ROWS)) cols = NAME(even)(cols, (cols + 1) / 2, width);
-    else rows = NAME(even)(rows, (rows + 1) / 2, FULL_ROWS);
-  }
+  int32_t width = NAME(widths)[0], rows = p.m, cols = p.n;
+  if (cost >= 6000 && pool_slots() > 1) NAME(divide)(&p, chunks(4 * pool_slots(), batch), &rows, &cols);
   job.p = p;
   job.depth = NAME(depth)(p.k, (double)p.m * p.n * p.k);
   job.rows = least(p.m, NAME(even)(p.m, rows, FULL_ROWS));
