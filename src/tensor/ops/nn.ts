@@ -118,10 +118,10 @@ function checkTargets(targets: Tensor, rows: number, cols: number): number {
   return scored;
 }
 
-const CHUNK = 128;
+const CHUNK = 256;
 
 /**
- * crossEntropy(x·Wᵀ, targets) without ever holding all logits: 128 rows at a time, loss and gradient in one pass.
+ * crossEntropy(x·Wᵀ, targets) without ever holding all logits: 256 rows at a time, loss and gradient in one pass.
  * x [rows, in], weight [classes, in].
  */
 export function linearCrossEntropy(x: Tensor, weight: Tensor, targets: Tensor): Tensor {
