@@ -1,5 +1,5 @@
 import { csr, dense, largestOfM, nOfM } from "strut/operators";
-import { csrIndex, noGrad, Rng, sparseMatmul, tensor } from "strut/tensor";
+import { csrIndex, noGrad, Rng, scope, sparseMatmul, tensor } from "strut/tensor";
 import { bench, type Options } from "./measure.ts";
 
 /** The transition matrix of a graph whose expected degrees fall as rank^−0.5, as the peer draws it: pointers, columns, values. */
@@ -44,7 +44,7 @@ export async function sparse(options: Options): Promise<void> {
   const [nodes, edges, dim] = [100_000, 2_000_000, 256];
   const graph = transition(nodes, edges, rng);
   const [index, values, x] = [csrIndex(integers(graph.pointers), integers(graph.columns), nodes), tensor(graph.values), rng.normal([nodes, dim], 1)];
-  await bench(options, "spmm-torch-csr", `${nodes} nodes nnz ${2 * edges} d=${dim}`, () => noGrad(() => sparseMatmul(index, values, x)), {
+  await bench(options, "spmm-torch-csr", `${nodes} nodes nnz ${2 * edges} d=${dim}`, () => noGrad(() => scope(() => void sparseMatmul(index, values, x))), {
     extra: (s) => ({ gflops: Math.round((2 * 2 * edges * dim) / s / 1e7) / 100 }),
   });
   const [out, inner, batch] = [3072, 768, 512];
@@ -52,7 +52,7 @@ export async function sparse(options: Options): Promise<void> {
   const numbers = (await weight.data()) as Float32Array;
   const whole = dense(weight);
   const time = async (name: string, apply: () => unknown): Promise<void> =>
-    bench(options, name, `${batch}x${inner} by ${out}x${inner}`, () => noGrad(() => void apply()), { runs: 15, warmup: 3 });
+    bench(options, name, `${batch}x${inner} by ${out}x${inner}`, () => noGrad(() => scope(() => void apply())), { runs: 15, warmup: 3 });
   await time("linear dense", () => whole.apply(input));
   for (const sparsity of [0.5, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95]) {
     const places = Array.from({ length: numbers.length }, (_, i) => i).filter(() => rng.random() >= sparsity);

@@ -1,5 +1,5 @@
 import { StrutError } from "../errors.ts";
-import { randomizedSvd, svd, type RandomizedSvdOptions } from "../linalg/index.ts";
+import type { RandomizedSvdOptions } from "../linalg/index.ts";
 import { cast, concat, matmul, mul, noGrad, reshape, scale, scope, slice, sumSquares, tensor, type Tensor } from "../tensor/index.ts";
 import { lowRank } from "./low-rank.ts";
 import type { LinearOperator } from "./operator.ts";
@@ -27,6 +27,9 @@ function lowRankTerms(operator: LinearOperator): LowRank[] | undefined {
   return terms.includes(undefined) ? undefined : (terms as LowRank[][]).flat();
 }
 
+// loaded when it is needed: whoever imports operators seldom decomposes
+const linalg = (): Promise<typeof import("../linalg/index.ts")> => import("../linalg/index.ts");
+
 const values = async (x: Tensor): Promise<number[]> => Array.from((await x.data()) as Float64Array);
 
 interface Triples {
@@ -48,6 +51,7 @@ async function throughFactors(terms: readonly LowRank[]): Promise<Triples> {
     0,
   );
   if (B.shape[1] === 0) return { U: B, S: [], Vh: A };
+  const { svd } = await linalg();
   const [left, right] = [await svd(B), await svd(A)];
   const [rows, cols] = [left.S.size, right.S.size];
   const core = mul(mul(matmul(left.Vh, right.U), reshape(left.S, [rows, 1])), reshape(right.S, [1, cols]));
@@ -56,6 +60,7 @@ async function throughFactors(terms: readonly LowRank[]): Promise<Triples> {
 }
 
 async function ofDense(W: Tensor, rank: number, { svd: method = "exact", ...options }: LowRankOptions): Promise<Triples> {
+  const { svd, randomizedSvd } = await linalg();
   if (method === "exact" || rank === 0) {
     const { U, S, Vh } = await svd(W);
     return { U, S: await values(S), Vh };
