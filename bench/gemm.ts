@@ -8,6 +8,7 @@ const sizes: readonly (readonly [number, number, number])[] = [
   [512, 768, 3072],
   [1024, 1024, 1024],
   [2048, 2048, 2048],
+  [4096, 4096, 4096],
 ];
 
 /**
@@ -28,8 +29,8 @@ export async function gemm(options: Options): Promise<void> {
       const limit = name === "wasm" ? await simdLimit(threads) : undefined;
       const rounded = (x: number): number => Math.round(x * 10) / 10;
       await bench(options, "gemm", `${m}x${k}x${n} ${kind}`, () => noGrad(() => gemmInto(out, a, b)), {
-        runs: 15,
-        warmup: 3,
+        runs: flops > 5e10 ? 5 : 15,
+        warmup: flops > 5e10 ? 1 : 3,
         inner: Math.max(1, Math.floor(1e9 / flops)),
         extra: (s, fastest) => ({
           gflops: rounded(flops / s / 1e9),

@@ -54,8 +54,9 @@ INLINE void turn_f64(double *to, ptrdiff_t toRow, const double *from, ptrdiff_t 
 #define UNROLL _Pragma("GCC unroll 16")
 
 /* SMALL: multiplications below which A is read in place; up to SHORT_SUMS, sums have SHORT_DEPTH products. DEPTH_BYTES of k,
-   BLOCK_ROWS of A and BLOCK_COLUMNS of B are packed at a time. THIN: rows of A that are still few. */
-enum { SMALL = 96 * 96 * 96, DEPTH_BYTES = 384 * 4, SHORT_DEPTH = 32, SHORT_SUMS = 160 * 160 * 160, BLOCK_ROWS = 192, BLOCK_COLUMNS = 512, THIN = 16, THIN_COLUMNS = 1024 };
+   BLOCK_ROWS of A and BLOCK_COLUMNS of B are packed at a time. THIN: rows of A that are still few. NEAR_BYTES:
+   of B, which up to two tiles of rows read in place. */
+enum { SMALL = 96 * 96 * 96, DEPTH_BYTES = 384 * 4, SHORT_DEPTH = 32, SHORT_SUMS = 160 * 160 * 160, BLOCK_ROWS = 192, BLOCK_COLUMNS = 512, THIN = 16, THIN_COLUMNS = 1024, NEAR_BYTES = 1 << 24 };
 
 static const int32_t row_counts[] = {1, 2, 4, 8, 12, 5};
 INLINE int32_t row_index(int32_t left, int32_t limit) {

@@ -182,7 +182,8 @@ static void NAME(tiles)(const NAME(Block) *t, NAME(Out) out) {
 static void NAME(multiply)(const NAME(Product) *p, int32_t depth, REAL *scratch, int32_t room) {
   int32_t m = p->m, n = p->n;
   int packA = (double)m * n * p->k > SMALL && n > 2 * NAME(widths)[0];
-  int direct = p->bCol == 1 && (m <= 2 * FULL_ROWS || (double)p->k * p->bRow * sizeof(REAL) <= 1 << 15);
+  double bytes = (double)p->k * p->bRow * sizeof(REAL);
+  int direct = p->bCol == 1 && (m <= FULL_ROWS || bytes <= (m <= 2 * FULL_ROWS ? NEAR_BYTES : 1 << 15));
   int32_t mStep = packA ? least(m, BLOCK_ROWS / FULL_ROWS * FULL_ROWS) : m;
   int32_t left = (room - (packA ? mStep * depth : 0)) / most(depth, 1);
   int32_t nStep = least(BLOCK_COLUMNS, left / NAME(widths)[0] * NAME(widths)[0]);

@@ -48,6 +48,16 @@ describe("randomizedSvd", () => {
     expect(error / best).toBeLessThan(1 + 1e-6);
   });
 
+  it("finds a rank from Krylov blocks narrower than it, and refuses blocks that cannot hold it", async () => {
+    const s = Array.from({ length: 40 }, (_, i) => (i < 12 ? 0.9 ** i : 1e-4));
+    const a = toTensor(withSingularValues(60, 40, s));
+    const { S } = await randomizedSvd(a, 12, { method: "krylov", block: 6, iterations: 2 });
+    (await fromTensor(S)).values.forEach((x, i) => expect(Math.abs(x - s[i]!), `σ${i}`).toBeLessThan(1e-6));
+    await expect(randomizedSvd(a, 12, { block: 6 })).rejects.toThrow(/blocks of 6 make 6 directions, fewer than the rank 12/);
+    await expect(randomizedSvd(a, 39, { method: "krylov", block: 13, iterations: 1 })).rejects.toThrow(/blocks of 13 make 26/);
+    await expect(randomizedSvd(a, 2, { block: 0 })).rejects.toThrow(/blocks of 0/);
+  });
+
   it("iterates on until the residual of every triple meets the tolerance, and says so", async () => {
     const s = Array.from({ length: 60 }, (_, i) => 1 / (1 + 0.05 * i));
     const a = withSingularValues(80, 60, s);

@@ -19,6 +19,8 @@ export interface RandomizedSvdOptions {
   rng?: Rng;
   /** "subspace" keeps the newest block of directions, "krylov" all of them, which needs fewer iterations; defaults to "subspace". */
   method?: "subspace" | "krylov";
+  /** Directions of a block; defaults to rank + oversampling. Krylov's blocks may be narrower than the rank, if all together are not. */
+  block?: number;
   /** Iterates on, up to 60 times, until maxᵢ ‖A·vᵢ − σᵢ·uᵢ‖ ≤ tolerance·σ₁; defaults to no check. */
   tolerance?: number;
 }
@@ -82,14 +84,17 @@ function residualOf(a: RowProducts, { left, values, right }: SingularRows, like:
  * const { S, converged } = await randomizedSvd(new Rng(1).normal([40, 30], 1), 4, { tolerance: 1e-4 });
  */
 export async function randomizedSvd(source: Tensor | ProductOperator, rank: number, options: RandomizedSvdOptions = {}): Promise<RandomizedSvd> {
-  const { oversampling = 16, iterations = 2, rng = new Rng(0), method = "subspace", tolerance } = options;
+  const { oversampling = 16, iterations = 2, rng = new Rng(0), method = "subspace", tolerance, block: columns = rank + oversampling } = options;
   const a = rowProducts(source, "randomizedSvd");
   const most = Math.min(a.rows, a.cols);
   if (!Number.isInteger(rank) || rank < 1 || rank > most)
     throw new StrutError("range", `randomizedSvd: rank ${rank} is not between 1 and ${most}, the smaller side of ${a.rows}×${a.cols}`);
+  const width = Math.min(most, columns);
+  const directions = width * (method === "krylov" ? Math.min(iterations + 1, Math.floor(most / width)) : 1);
+  if (!Number.isInteger(columns) || columns < 1 || directions < rank)
+    throw new StrutError("range", `randomizedSvd: blocks of ${columns} make ${directions} directions, fewer than the rank ${rank}; use a larger block`);
   return scope(() => {
     const like = (x: Tensor): Tensor => narrowedTo(x, a.dtype);
-    const width = Math.min(most, rank + oversampling);
     const history: Tensor[] = [];
     let newest = orthonormal(a.forward(rng.normal([width, a.cols], 1, a.dtype)), 1);
     const next = (): void => {
