@@ -1,5 +1,5 @@
 import type { AdapterSet, Attachment, Live, Params, Site } from "../nn/contracts.ts";
-import { dense, replacedRows, type LinearOperator } from "../operators/index.ts";
+import { dense, lookUp, replacedRows, type LinearOperator } from "../operators/index.ts";
 import { makeModel, type Layer, type Model } from "../models/model.ts";
 import { add, Parameter, Rng, type Tensor } from "../tensor/index.ts";
 import type { Adapter } from "./adapter.ts";
@@ -80,7 +80,7 @@ function siteAttachment(set: AttachedAdapter, p: Params, path: string): Attachme
   return {
     adapter: set.name,
     forward: (x, y, site) => withBias(method.forward ? method.forward(x, y, p, site, o, live, shared) : addUpdate(update!(site), y, x), site),
-    ...(update ? { update, rows: (ids: Tensor, y: Tensor, site: Site) => add(y, update(site).rows!(ids)) } : {}),
+    ...(update ? { update, rows: (ids: Tensor, y: Tensor, site: Site) => add(y, lookUp(update(site), ids)) } : {}),
     ...(method.bias ? { biasUpdate: (site: Site) => method.bias!(p, site, o) } : {}),
   };
 }

@@ -1,7 +1,7 @@
 import { StrutError } from "../errors.ts";
 import type { Config } from "../formats/huggingface.ts";
 import type { AdapterSet, Attachment, Observer, RunnableModel, Run, Site } from "../nn/contracts.ts";
-import { convolve, dense, isOperator, patchesOf, type ConvGeometry, type LinearOperator } from "../operators/index.ts";
+import { convolve, dense, isOperator, lookUp, patchesOf, type ConvGeometry, type LinearOperator } from "../operators/index.ts";
 import { add, batchNorm, noGrad, Parameter, permute, stopGradient, sub, type Tensor } from "../tensor/index.ts";
 import { record } from "../tensor/tape.ts";
 
@@ -171,7 +171,7 @@ export function applyEmbedding(model: Model, path: string, ids: Tensor, run: Run
   const layer = layerAt(model, path);
   const active = acting(model, layer);
   const site = currentSite(layer, active);
-  let y = site.weight.rows!(ids);
+  let y = lookUp(site.weight, ids);
   if (run.observer?.sees?.(layer.site!) ?? true) run.observer?.input?.(layer.site!, ids);
   for (const { rows } of active) if (rows) y = rows(ids, y, site, run);
   return y;

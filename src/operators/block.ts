@@ -1,4 +1,4 @@
-import { concat, embedding, matmul, permute, reshape, slice, transpose, zeros, linear, add, type Tensor } from "../tensor/index.ts";
+import { concat, matmul, permute, reshape, slice, transpose, zeros, linear, add, type Tensor } from "../tensor/index.ts";
 import { costOf, fits, rowsOf, type LinearOperator } from "./operator.ts";
 
 /**
@@ -27,7 +27,6 @@ export function blockDiagonal(blocks: Tensor): LinearOperator {
     parts,
     apply: (x) => through(x, transpose(blocks), i, o),
     applyTransposed: (x) => through(x, blocks, o, i),
-    rows: (ids) => embedding(toDense(), ids),
     toDense,
     cost: () => costOf(parts, 2 * blocks.size),
   };

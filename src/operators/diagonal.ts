@@ -1,5 +1,5 @@
 import { embedding, mul, reshape, type Real, type Tensor } from "../tensor/index.ts";
-import { applyTransposed, costOf, fits, oneHot, prefixed, type LinearOperator } from "./operator.ts";
+import { applyTransposed, costOf, fits, lookUp, oneHot, prefixed, type LinearOperator } from "./operator.ts";
 
 /** The cost of the inner operator and of one more vector. */
 function withVector(inner: LinearOperator, parts: LinearOperator["parts"], d: Tensor): ReturnType<LinearOperator["cost"]> {
@@ -20,7 +20,7 @@ export function scaledRows(d: Tensor, inner: LinearOperator): LinearOperator {
     inner: { inner },
     apply: (x) => mul(inner.apply(x), d),
     applyTransposed: (x) => applyTransposed(inner, mul(x, d)),
-    ...(inner.rows ? { rows: (ids: Tensor) => mul(inner.rows!(ids), embedding(column(), ids)) } : {}),
+    rows: (ids) => mul(lookUp(inner, ids), embedding(column(), ids)),
     toDense: () => mul(inner.toDense(), column()),
     cost: () => withVector(inner, parts, d),
   };
@@ -38,7 +38,7 @@ export function scaledColumns(inner: LinearOperator, d: Tensor): LinearOperator 
     inner: { inner },
     apply: (x) => inner.apply(mul(x, d)),
     applyTransposed: (x) => mul(applyTransposed(inner, x), d),
-    ...(inner.rows ? { rows: (ids: Tensor) => mul(inner.rows!(ids), d) } : {}),
+    rows: (ids) => mul(lookUp(inner, ids), d),
     toDense: () => mul(inner.toDense(), d),
     cost: () => withVector(inner, parts, d),
   };
@@ -60,7 +60,6 @@ export function diagonal(d: Tensor): LinearOperator {
     parts,
     apply: (x) => mul(x, d),
     applyTransposed: (x) => mul(x, d),
-    rows: (ids) => embedding(toDense(), ids),
     toDense,
     cost: () => costOf(parts, d.size),
   };

@@ -6,7 +6,7 @@ export { describeOperator, operatorFrom, type OperatorDescriptor } from "./descr
 export { diagonal, scaledColumns, scaledRows } from "./diagonal.ts";
 export { coredLowRank, lowRank } from "./low-rank.ts";
 export { productOf, sumOf, transposeOf } from "./nodes.ts";
-export { applyTransposed, isOperator, type Cost, type LinearOperator } from "./operator.ts";
+export { applyTransposed, isOperator, lookUp, type Cost, type LinearOperator } from "./operator.ts";
 export { permutation } from "./permutation.ts";
 export { quantize, quantized, quantizedBlocks, quantizeInBlocks } from "./quantized.ts";
 export { replacedRows } from "./replaced-rows.ts";

@@ -1,6 +1,6 @@
-import { add, matmul, transpose, type Tensor } from "../tensor/index.ts";
+import { add, matmul, transpose } from "../tensor/index.ts";
 import { StrutError } from "../errors.ts";
-import { applyTransposed, costOf, prefixed, type LinearOperator } from "./operator.ts";
+import { applyTransposed, costOf, lookUp, prefixed, type LinearOperator } from "./operator.ts";
 
 const shapeOf = ({ kind, out, in: inner }: LinearOperator): string => `${kind} ${out}×${inner}`;
 
@@ -18,7 +18,7 @@ export function sumOf(first: LinearOperator, second: LinearOperator): LinearOper
     inner,
     apply: (x) => (second.addTo ? second.addTo(first.apply(x), x) : add(first.apply(x), second.apply(x))),
     applyTransposed: (x) => add(applyTransposed(first, x), applyTransposed(second, x)),
-    ...(first.rows && second.rows ? { rows: (ids: Tensor) => add(first.rows!(ids), second.rows!(ids)) } : {}),
+    rows: (ids) => add(lookUp(first, ids), lookUp(second, ids)),
     toDense: () => add(first.toDense(), second.toDense()),
     cost: () => summed(parts, first, second, first.out),
   };
@@ -49,7 +49,7 @@ export function productOf(first: LinearOperator, second: LinearOperator): Linear
     inner,
     apply: (x) => first.apply(second.apply(x)),
     applyTransposed: (x) => applyTransposed(second, applyTransposed(first, x)),
-    ...(first.rows ? { rows: (ids: Tensor) => applyTransposed(second, first.rows!(ids)) } : {}),
+    rows: (ids) => applyTransposed(second, lookUp(first, ids)),
     toDense: () => matmul(first.toDense(), second.toDense()),
     cost: () => summed(parts, first, second, 0),
   };

@@ -1,5 +1,5 @@
 import { StrutError } from "../errors.ts";
-import { bytesOf, isReal, linear, tensor, transpose, type Real, type Tensor } from "../tensor/index.ts";
+import { bytesOf, embedding, isReal, linear, tensor, transpose, type Real, type Tensor } from "../tensor/index.ts";
 
 /** What an operator stores and what applying it costs. */
 export interface Cost {
@@ -33,7 +33,7 @@ export interface LinearOperator {
   withBias?(x: Tensor, bias: Tensor): Tensor;
   /** y + W·x where that is cheaper than two steps. */
   addTo?(y: Tensor, x: Tensor): Tensor;
-  /** Rows of W for an embedding: ids […] → […, in]. */
+  /** Rows of W for an embedding: ids […] → […, in]. Without it `lookUp(operator, ids)` goes through toDense. */
   rows?(ids: Tensor): Tensor;
   /** W itself, out×in; differentiable in the parts. */
   toDense(): Tensor;
@@ -50,6 +50,14 @@ export const isOperator = (value: unknown): value is LinearOperator => typeof va
  */
 export const applyTransposed = (operator: LinearOperator, x: Tensor): Tensor =>
   operator.applyTransposed ? operator.applyTransposed(x) : linear(x, transpose(operator.toDense()));
+
+/**
+ * Rows of W by id, […] → […, in]: an embedding's look-up.
+ *
+ * @example
+ * const vectors = lookUp(dense(ones([3, 2])), tensor([2, 0], [2], "i32"));
+ */
+export const lookUp = (operator: LinearOperator, ids: Tensor): Tensor => operator.rows?.(ids) ?? embedding(operator.toDense(), ids);
 
 /** Parts of operators inside another, under names of their own. */
 export const prefixed = (inner: Readonly<Record<string, LinearOperator>>): LinearOperator["parts"] =>

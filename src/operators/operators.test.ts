@@ -4,6 +4,7 @@ import { safetensorsBytes } from "../formats/safetensors-write.ts";
 import { add, fromBytes, noGrad, packBits, Rng, start, tensor, toBytes, transpose, type Parameter, type Tensor } from "../tensor/index.ts";
 import {
   applyTransposed,
+  lookUp,
   blockDiagonal,
   coredLowRank,
   csr,
@@ -41,8 +42,6 @@ interface Kind {
   build(...leaves: Parameter[]): LinearOperator;
   /** Stored numbers that are not in the leaves. */
   codes?: number;
-  /** Without look-up of rows. */
-  noRows?: true;
   /** Every element of W is 0, or its row 0 does not read x[0], so that NaN there need not come out. */
   quiet?: true;
 }
@@ -125,7 +124,6 @@ const kinds: Record<string, Kind> = {
       [2, 4],
     ],
     build: (b, a) => transposeOf(lowRank(b!, a!, 0.5)),
-    noRows: true,
   },
   "transpose through the dense form": {
     shape: [3, 5],
@@ -134,7 +132,6 @@ const kinds: Record<string, Kind> = {
       [2, 3],
     ],
     build: (w, t) => transposeOf(replacedRows(dense(w!), [3, 0], t!)),
-    noRows: true,
   },
   "replaced rows": {
     shape: [5, 4],
@@ -161,11 +158,11 @@ const kinds: Record<string, Kind> = {
     ],
     build: (w, t) => replacedRows(dense(w!), [], t!),
   },
-  csr: { shape: [4, 5], leaves: [[6]], build: (v) => csr(v!, ids(0, 3, 1, 4, 2, 0), ids(0, 2, 2, 3, 6), 5), noRows: true },
-  "csr without elements": { shape: [3, 2], leaves: [[0]], build: (v) => csr(v!, ids(), ids(0, 0, 0, 0), 2), noRows: true, quiet: true },
-  "flat sparse, one place twice": { shape: [3, 4], leaves: [[5]], build: (v) => flatSparse(v!, ids(9, 0, 3, 9, 6), [3, 4]), noRows: true },
-  "2 of 4": { shape: [3, 8], leaves: [[3, 4]], build: (v) => nOfM(v!, packBits(ids(0, 3, 1, 2, 2, 3, 0, 1, 0, 2, 1, 3), 2), [2, 4], 8), noRows: true },
-  "4 of 8": { shape: [2, 8], leaves: [[2, 4]], build: (v) => nOfM(v!, packBits(ids(0, 3, 6, 7, 2, 3, 4, 5), 3), [4, 8], 8), noRows: true },
+  csr: { shape: [4, 5], leaves: [[6]], build: (v) => csr(v!, ids(0, 3, 1, 4, 2, 0), ids(0, 2, 2, 3, 6), 5) },
+  "csr without elements": { shape: [3, 2], leaves: [[0]], build: (v) => csr(v!, ids(), ids(0, 0, 0, 0), 2), quiet: true },
+  "flat sparse, one place twice": { shape: [3, 4], leaves: [[5]], build: (v) => flatSparse(v!, ids(9, 0, 3, 9, 6), [3, 4]) },
+  "2 of 4": { shape: [3, 8], leaves: [[3, 4]], build: (v) => nOfM(v!, packBits(ids(0, 3, 1, 2, 2, 3, 0, 1, 0, 2, 1, 3), 2), [2, 4], 8) },
+  "4 of 8": { shape: [2, 8], leaves: [[2, 4]], build: (v) => nOfM(v!, packBits(ids(0, 3, 6, 7, 2, 3, 4, 5), 3), [4, 8], 8) },
   "block diagonal": { shape: [6, 4], leaves: [[2, 3, 2]], build: (b) => blockDiagonal(b!) },
   "one block": { shape: [3, 2], leaves: [[1, 3, 2]], build: (b) => blockDiagonal(b!) },
   kronecker: {
@@ -175,7 +172,6 @@ const kinds: Record<string, Kind> = {
       [2, 3, 2],
     ],
     build: (a, b) => kronecker(a!, b!),
-    noRows: true,
   },
   permutation: { shape: [5, 5], leaves: [], build: () => permutation(ids(0, 4, 3, 1, 2), "f64") },
   "permuted low-rank": {
@@ -186,22 +182,20 @@ const kinds: Record<string, Kind> = {
     ],
     build: (b, a) => productOf(permutation(ids(2, 0, 3, 1), "f64"), lowRank(b!, a!)),
   },
-  seeded: { shape: [130, 3], leaves: [], build: () => seeded(new Rng(3).fork("w"), [130, 3], { dtype: "f64" }), noRows: true },
+  seeded: { shape: [130, 3], leaves: [], build: () => seeded(new Rng(3).fork("w"), [130, 3], { dtype: "f64" }) },
   "4 bits in groups": {
     shape: [5, 7],
     leaves: [],
     build: () => quantize(tensor(sample([5, 7], 4), [5, 7]), { bits: 4, group: 3 }),
     codes: 35,
-    noRows: true,
   },
   "8 bits in groups with zeros": {
     shape: [3, 6],
     leaves: [],
     build: () => quantize(tensor(sample([3, 6], 4), [3, 6]), { bits: 8, group: 4, symmetric: false }),
     codes: 18,
-    noRows: true,
   },
-  "8-bit blocks": { shape: [4, 5], leaves: [], build: () => quantizeInBlocks(tensor(sample([4, 5], 4), [4, 5]), 8), codes: 20, noRows: true },
+  "8-bit blocks": { shape: [4, 5], leaves: [], build: () => quantizeInBlocks(tensor(sample([4, 5], 4), [4, 5]), 8), codes: 20 },
 };
 
 const operator = (kind: Kind, rng = 1): { leaves: Parameter[]; made: LinearOperator } => {
@@ -304,17 +298,15 @@ describe.each(Object.entries(kinds))("%s", (_, kind) => {
 
   it("gives the rows of its matrix by id, repeated and in any order", async () => {
     const { made } = operator(kind);
-    expect(made.rows === undefined).toBe(kind.noRows === true);
-    if (!made.rows) return;
     const w = await numbers(made.toDense());
     const wanted = [out - 1, 0, Math.min(3, out - 1), Math.min(3, out - 1), 0, 0];
-    const rows = made.rows(tensor(wanted, [2, 3], "i32"));
+    const rows = lookUp(made, tensor(wanted, [2, 3], "i32"));
     expect(rows.shape).toEqual([2, 3, inner]);
     close(
       await numbers(rows),
       wanted.flatMap((id) => w.slice(id * inner, (id + 1) * inner)),
     );
-    expect(made.rows(tensor([], [0], "i32")).shape).toEqual([0, inner]);
+    expect(lookUp(made, tensor([], [0], "i32")).shape).toEqual([0, inner]);
   });
 
   it("counts what it stores, each leaf once: the bytes of its file, and the numbers of its leaves and codes", async () => {
@@ -343,7 +335,7 @@ describe.each(Object.entries(kinds))("%s", (_, kind) => {
     const made = kind.build(...leaves);
     if (leaves.length > 0) {
       await checkGradients((...rest) => kind.build(...rest).toDense(), leaves);
-      if (made.rows) await checkGradients((...rest) => kind.build(...rest).rows!(tensor([0, out - 1, out - 1], [3], "i32")), leaves);
+      await checkGradients((...rest) => lookUp(kind.build(...rest), tensor([0, out - 1, out - 1], [3], "i32")), leaves);
     }
     if (made.withBias) await checkGradients((b, input, ...rest) => kind.build(...rest).withBias!(input!, b!), [leaf([out], 22), x, ...leaves]);
     if (made.addTo) await checkGradients((onto, input, ...rest) => kind.build(...rest).addTo!(onto!, input!), [y, x, ...leaves]);

@@ -30,7 +30,6 @@ export function permutation(index: Tensor, dtype: Real = "f32"): LinearOperator 
     options: { dtype },
     apply: (x) => gather(x, index),
     applyTransposed: (x) => gather(x, back),
-    rows: (ids) => embedding(toDense(), ids),
     toDense,
     cost: () => costOf(parts, 0),
   };

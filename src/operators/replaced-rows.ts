@@ -1,6 +1,6 @@
 import { StrutError } from "../errors.ts";
 import { embedding, hostNumbers, indexCopy, linear, reshape, tensor, type Tensor } from "../tensor/index.ts";
-import { costOf, prefixed, type LinearOperator } from "./operator.ts";
+import { costOf, lookUp, prefixed, type LinearOperator } from "./operator.ts";
 
 /** W with some of its rows taken from a small table: table[i] stands at row index[i]. The base is never written. */
 export const replacedRows = (base: LinearOperator, index: readonly number[], table: Tensor): LinearOperator =>
@@ -30,7 +30,7 @@ export function replacedRowsAt(base: LinearOperator, places: Tensor, table: Tens
           "i32",
         ),
       );
-      const all = reshape(base.rows!(ids), [wanted.length, base.in]);
+      const all = reshape(lookUp(base, ids), [wanted.length, base.in]);
       return reshape(indexCopy(all, 0, positions, fresh), [...ids.shape, base.in]);
     },
     toDense: () => indexCopy(base.toDense(), 0, index, table),
