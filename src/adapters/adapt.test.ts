@@ -1,24 +1,26 @@
+import { readdir } from "node:fs/promises";
 import { beforeAll, describe, expect, it } from "vitest";
 import { z } from "zod";
 import { baseOf, inFolder, outputOf, scaffolds, type Scaffold } from "../../test/laws/scaffolds.ts";
 import { StrutError } from "../errors.ts";
-import { parameters, type Model } from "../models/index.ts";
+import { parameters, randomModel, type Model } from "../models/index.ts";
 import { lowRank } from "../operators/index.ts";
-import { backward, embedding, noGrad, Parameter, start, sum, tensor, toBytes, zeros, type Tensor } from "../tensor/index.ts";
+import { backward, embedding, noGrad, Parameter, Rng, start, sum, tensor, toBytes, zeros, type Tensor } from "../tensor/index.ts";
 import {
   activate,
   adapt,
   adapter,
   adapterParameters,
+  type Adapter,
   attachedTo,
   coverage,
   dora,
-  loadPeft,
+  loadAdapter,
   lora,
   merge,
   removeAdapter,
   rslora,
-  savePeft,
+  saveAdapter,
   type AdaptOptions,
 } from "./index.ts";
 
@@ -252,13 +254,14 @@ const pooled = adapter({
   options: z.object({ r: z.int().positive().default(2).describe("rank") }),
   shared: (sites, o, { rng, dtype }) => ({
     pool: rng.normal([o.r * sites.length, sites[0]!.in], 1, dtype),
-    bank: new Parameter(rng.normal([3, 3], 1, dtype), "", false),
+    bank: rng.normal([3, 3], 1, dtype),
   }),
   init: (site, o, { rng, dtype }, shared: { pool: Tensor; bank: Tensor }) => ({
     index: tensor(rng.permutation(shared.pool.shape[0]!).slice(0, o.r), [o.r], "i32"),
     B: zeros([site.out, o.r], dtype),
   }),
   update: (p, _site, _o, _live, shared) => lowRank(p.B, embedding(shared.pool, p.index)),
+  layout: { tensors: { linear: { index: "pooled_index", B: "pooled_B" } }, shared: { pool: "pooled_pool" }, frozen: ["bank"], derived: true },
 });
 
 describe("parameters that sites share", () => {
@@ -298,19 +301,35 @@ describe("parameters that sites share", () => {
     expect(toBytes(index!)).toEqual(before);
   });
 
-  it("say in a sentence that PEFT has no place for them", async () => {
-    const model = await adapt(llama, pooled, {}, { targets: ["q_proj"] });
-    await inFolder(async (folder) => expect(await sentence(() => savePeft(model, `${folder}/a`))).toMatch(/PEFT has no type for pooled/));
+  it("stand in a folder of ours once; what is not stored is made again from the seed", async () => {
+    const model = await adapt(llama, pooled, {}, { targets: ["q_proj"], seed: 7 });
+    const set = setOf(model);
+    for (const p of [set.shared["pool"]!, set.entries.get("model.layers.0.self_attn.q_proj")!["B"]!] as Parameter[])
+      p.assign(noGrad(() => new Rng(5).normal(p.shape, 1, "f64")));
+    await inFolder(async (folder) => {
+      await saveAdapter(model, `${folder}/a`);
+      expect((await readdir(`${folder}/a`)).sort()).toEqual(["adapter_model.safetensors", "strut.json"]);
+      const again = await loadAdapter(llama, `${folder}/a`, { methods: [pooled as unknown as Adapter] });
+      const back = setOf(again);
+      for (const name of ["pool", "bank"]) expect(toBytes(back.shared[name]!)).toEqual(toBytes(set.shared[name]!));
+      expect((back.shared["bank"] as Parameter).trainable).toBe(false);
+      expect(await numbers(outputOf(again, two))).toEqual(await numbers(outputOf(model, two)));
+      expect(await sentence(() => loadAdapter(llama, `${folder}/a`, { methods: [lora as unknown as Adapter] }))).toMatch(
+        /the method "pooled", which strut does not know/,
+      );
+      const wide = randomModel({ ...llama.config, hidden_size: 16 }, (_, shape) => zeros(shape, "f64"));
+      expect(await sentence(() => loadAdapter(wide, `${folder}/a`, { methods: [pooled as unknown as Adapter] }))).toMatch(/do not fit its 16×16 matrix/);
+    });
   });
 });
 
 describe("loading", () => {
   it("makes parameters of the model's dtype that train, or do not", async () => {
     await inFolder(async (folder) => {
-      await savePeft(await adapt(llama, lora, { r: 2 }), `${folder}/a`);
+      await saveAdapter(await adapt(llama, lora, { r: 2 }), `${folder}/a`);
       const [on, off] = [
-        await loadPeft(llama, `${folder}/a`, { methods: [lora] }),
-        await loadPeft(llama, `${folder}/a`, { methods: [lora], trainable: false, name: "frozen" }),
+        await loadAdapter(llama, `${folder}/a`, { methods: [lora] }),
+        await loadAdapter(llama, `${folder}/a`, { methods: [lora], trainable: false, name: "frozen" }),
       ];
       expect([...adapterParameters(setOf(on)).values()].every(({ dtype, trainable }) => dtype === "f64" && trainable)).toBe(true);
       expect([...adapterParameters(setOf(off, "frozen")).values()].some(({ trainable }) => trainable)).toBe(false);
@@ -320,16 +339,16 @@ describe("loading", () => {
   it("brings the method's regime along, so that training goes on as it was", async () => {
     const scheduled = { ...lora, regime: (o: { r: number }) => ({ state: { rank: o.r } }) };
     await inFolder(async (folder) => {
-      await savePeft(await adapt(llama, lora, { r: 3 }), `${folder}/a`);
-      expect(setOf(await loadPeft(llama, `${folder}/a`, { methods: [scheduled] })).regime).toEqual({ state: { rank: 3 } });
+      await saveAdapter(await adapt(llama, lora, { r: 3 }), `${folder}/a`);
+      expect(setOf(await loadAdapter(llama, `${folder}/a`, { methods: [scheduled] })).regime).toEqual({ state: { rank: 3 } });
     });
   });
 
   it("names the types it can read when it meets another", async () => {
     await inFolder(async (folder) => {
-      await savePeft(await adapt(llama, dora, { r: 2 }), `${folder}/a`);
-      expect(await sentence(() => loadPeft(llama, `${folder}/a`, { methods: [lora] }))).toMatch(/type LORA/);
-      expect(attachedTo(await loadPeft(llama, `${folder}/a`, { methods: [lora, dora] }), "default")!.method).toBe("dora");
+      await saveAdapter(await adapt(llama, dora, { r: 2 }), `${folder}/a`);
+      expect(await sentence(() => loadAdapter(llama, `${folder}/a`, { methods: [lora] }))).toMatch(/type LORA/);
+      expect(attachedTo(await loadAdapter(llama, `${folder}/a`, { methods: [lora, dora] }), "default")!.method).toBe("dora");
     });
   });
 });

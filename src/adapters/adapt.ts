@@ -72,19 +72,26 @@ export const coverage = (model: Model, method: Pick<Adapter, "kinds">, targeting
   toCoverage(match(targeting.layerReplication ? replicateLayers(model, targeting.layerReplication) : model, method.kinds, targeting));
 
 /** Copies of base leaves that train beside the adapter: biases and whole modules. */
-export function copiedLeaves(model: Model, name: string, matches: Coverage, { bias = "none", ensureWeightTying = false }: Targeting): Map<string, Parameter> {
+export function copiedLeaves(
+  model: Model,
+  name: string,
+  matches: Coverage,
+  { bias = "none", ensureWeightTying = false, targets }: Targeting,
+  trained: Adapter["copies"] = {},
+): Map<string, Parameter> {
   const copies = new Map<string, Parameter>();
   const made = new Map<Parameter, Parameter>();
   const copy = (leafName: string, leaf: Parameter | undefined): void => {
     if (!leaf || copies.has(leafName)) return;
     const own = made.get(leaf) ?? leafCopy(leaf, `${name}/${leafName}`);
-    if (ensureWeightTying) made.set(leaf, own);
+    if (ensureWeightTying || trained.weight) made.set(leaf, own);
     copies.set(leafName, own);
   };
   for (const [path, layer] of model.layers) {
     const isSaved = matches.saved.some((saved) => path === saved || path.startsWith(`${saved}.`));
-    if (isSaved) copy(`${path}.weight`, layer.weight);
-    if (isSaved || bias === "all" || (bias === "lora_only" && matches.matched.includes(path))) copy(`${path}.bias`, layer.bias);
+    const isOwn = targets === undefined || matches.matched.includes(path);
+    if (isSaved || (trained.weight && isOwn)) copy(`${path}.weight`, layer.weight);
+    if (isSaved || (trained.bias && isOwn) || bias === "all" || (bias === "lora_only" && matches.matched.includes(path))) copy(`${path}.bias`, layer.bias);
   }
   return copies;
 }
@@ -102,21 +109,21 @@ function patternedOptions(options: Record<string, unknown>, paths: readonly stri
 }
 
 /** What a method made, as it will be kept: real numbers train unless the method froze them, indices do not. */
-function leafOf(value: Tensor, name: string): Tensor {
+function leafOf(value: Tensor, name: string, frozen: boolean): Tensor {
   if (!isReal(value.dtype)) return keep(value);
-  if (!(value instanceof Parameter)) return new Parameter(value, name);
+  if (!(value instanceof Parameter)) return new Parameter(value, name, !frozen);
   if (value.name === "") value.name = name;
   return value;
 }
 
 /** The parameters of every site, made by the method's `init`, each from random numbers of its own. */
-async function initialise(method: Adapter, model: Model, sites: readonly Site[], optionsAt: (path: string) => never, name: string, seed: number) {
+export async function initialise(method: Adapter, model: Model, sites: readonly Site[], optionsAt: (path: string) => never, name: string, seed: number) {
   const dtype = ([...model.layers.values()][0]!.weight.dtype as Real) ?? "f32";
   if (!isReal(dtype)) throw new StrutError("dtype", `adapters need f32 or f64 weights, the model has ${dtype}`);
   const root = new Rng(seed).fork(method.id);
   const context = (path: string): InitContext => ({ rng: root.fork(path), sites, dtype });
   const owned = (prefix: string, params: Params): Params =>
-    Object.fromEntries(Object.entries(params).map(([key, value]) => [key, leafOf(value, `${prefix}/${key}`)]));
+    Object.fromEntries(Object.entries(params).map(([key, value]) => [key, leafOf(value, `${prefix}/${key}`, method.layout.frozen?.includes(key) ?? false)]));
   return noGrad(() =>
     scope(async () => {
       const shared = owned(`${name}/shared`, (await method.shared?.(sites, optionsAt(""), context("shared"))) ?? {});
@@ -153,7 +160,7 @@ export async function adapt<O extends z.ZodObject, P extends Params, S extends P
   if (attachedTo(model, name))
     throw new StrutError("adapter", `the model already has an adapter named ${name}`, { hint: "Give the new one another name, or remove the old one." });
   const definition = method as unknown as Adapter;
-  const parsed = parseOptions(definition, options as Record<string, unknown>, definition.peft?.options) as Record<string, unknown>;
+  const parsed = parseOptions(definition, options as Record<string, unknown>, definition.layout.options) as Record<string, unknown>;
   const base = ownBuffers(targeting.layerReplication ? replicateLayers(model, targeting.layerReplication) : model);
   const covered = toCoverage(match(base, method.kinds, targeting));
   const sites = covered.matched.map((path) => base.layers.get(path)!.site!);
@@ -170,7 +177,7 @@ export async function adapt<O extends z.ZodObject, P extends Params, S extends P
     seed,
   );
   if (tied) entries.set(tied.head, entries.get(tied.embedding)!);
-  const copies = copiedLeaves(base, name, covered, targeting);
+  const copies = copiedLeaves(base, name, covered, targeting, method.copies);
   const tokens = tokenRows(base, name, targeting.trainableTokenIndices, copies);
   const regime = definition.regime?.(parsed as never);
   const set: AttachedAdapter = {
@@ -180,6 +187,7 @@ export async function adapt<O extends z.ZodObject, P extends Params, S extends P
     options: parsed,
     siteOptions,
     targeting,
+    seed,
     entries,
     shared,
     copies,

@@ -1,7 +1,9 @@
 import type { z } from "zod";
 import type { Awaitable, Live, Method, Params, Regime, Site } from "../nn/contracts.ts";
-import type { LinearOperator } from "../operators/index.ts";
-import type { Real, Rng, Tensor } from "../tensor/index.ts";
+import type { PeftType } from "../formats/peft-config.ts";
+import { convolve, type LinearOperator } from "../operators/index.ts";
+import { add, reshape, type Real, type Rng, type Tensor } from "../tensor/index.ts";
+import type { AttachedAdapter } from "./attach.ts";
 
 export interface InitContext {
   /** Forked by the method's id and the site's path. */
@@ -11,39 +13,68 @@ export interface InitContext {
   readonly dtype: Real;
 }
 
-/** How a method's parameters stand in a PEFT directory: PEFT's type, option names and tensor names. */
-export interface PeftLayout {
-  readonly type: string;
+/** How a method's parameters stand in a directory: PEFT's type, option names and tensor names; or our own. */
+export interface AdapterLayout {
+  /** PEFT's type. Without one the directory holds strut.json in place of adapter_config.json, and only strut reads it. */
+  readonly type?: PeftType;
   /** Options whose PEFT name is not their snake_case form. */
-  readonly options: Readonly<Record<string, string>>;
-  /** Settings of adapter_config.json that mark this method, such as use_dora. */
+  readonly options?: Readonly<Record<string, string>>;
+  /** Settings of adapter_config.json that mark this method, such as use_dora; or that follow from its options. */
   readonly fixed?: Readonly<Record<string, unknown>>;
-  /** Parameter → tensor name behind the module path, by kind of site. */
+  /** PEFT's type does not say it all: strut.json stands beside adapter_config.json and is what strut reads. */
+  readonly beside?: true;
+  /** Parameter → tensor name behind the module path, by kind of site; those that a site does not have are left out. */
   readonly tensors: Readonly<Partial<Record<Site["kind"], Readonly<Record<string, string>>>>>;
+  /** Shared parameter → tensor name behind `base_model.`: one a model. */
+  readonly shared?: Readonly<Record<string, string>>;
+  /** Parameters, of a site or shared, that do not train. */
+  readonly frozen?: readonly string[];
+  /** Parameters without a tensor are made again by `init` and `shared` on loading, from the same base, options and seed. */
+  readonly derived?: true;
   /** A head tied to an adapted embedding shares its parameters; in the file each of its tensors is the transpose of this one. */
   readonly tied?: Readonly<Record<string, string>>;
+  /** More of adapter_config.json that follows from what was trained, such as AdaLoRA's rank_pattern. */
+  config?(set: AttachedAdapter): Readonly<Record<string, unknown>>;
+  /** A site's options where config or tensors say other than the adapter's; defaults to none. */
+  siteOptions?(path: string, tensors: Params, config: Readonly<Record<string, unknown>>): Readonly<Record<string, unknown>> | undefined;
 }
 
 /**
- * A method that adds something to a site's output. With `update` it is a matrix ΔW and can be merged; `forward` is for
- * what is not, or what is cheaper or noisier in training.
+ * A method that changes what a site computes. With `update` it is a matrix ΔW, with `weight` the matrix itself, and can be merged;
+ * `forward` is for what is not, or what is cheaper or noisier in training.
  */
 export interface Adapter<O extends z.ZodObject = z.ZodObject, P extends Params = Params, S extends Params = Params> extends Method<O> {
+  /** Base leaves of the targeted modules (of all, where no targets are given) that train as copies: weights, biases or both. */
+  readonly copies?: { readonly weight?: boolean; readonly bias?: boolean };
   /** Kinds of sites it can sit on. */
   readonly kinds: readonly Site["kind"][];
   /** Pools and banks: one parameter, one optimiser entry, one key in the file. */
   shared?(sites: readonly Site[], o: z.output<O>, context: InitContext): Awaitable<S>;
   init(site: Site, o: z.output<O>, context: InitContext, shared: S): Awaitable<P>;
   update?(p: P, site: Site, o: z.output<O>, live: Live, shared: S): LinearOperator;
-  /** The site's whole output; y is the base's. */
+  /** W itself, in place of the base's, whose product is then not computed. */
+  weight?(p: P, site: Site, o: z.output<O>, live: Live, shared: S): LinearOperator;
+  /** The site's whole output; y is the base's. Of a conv2d both are images: see applyAt. */
   forward?(x: Tensor, y: Tensor, p: P, site: Site, o: z.output<O>, live: Live, shared: S): Tensor;
   /** Added to the bias in forward and in merging. */
   bias?(p: P, site: Site, o: z.output<O>): Tensor | undefined;
   regime?(o: z.output<O>): Regime<P>;
-  /** Save-time: drop dead ranks, fold gates and scales. */
-  finish?(p: P, site: Site, o: z.output<O>): P;
-  readonly peft?: PeftLayout;
+  /** Save-time: drop dead ranks, fold gates and scales; with the options that the site then has, where they differ. */
+  finish?(p: P, site: Site, o: z.output<O>): { params: P; options?: Readonly<Record<string, unknown>> };
+  /** The whole-number option that sets how much is stored; defaults to `r` where there is one. */
+  readonly size?: string;
+  readonly layout: AdapterLayout;
 }
+
+/** x·Wᵀ at a site, of a conv2d the convolution by W. */
+export const applyAt = (site: Site, operator: LinearOperator, x: Tensor): Tensor => (site.conv ? convolve(operator, x, site.conv) : operator.apply(x));
+
+/** y + x·Wᵀ at a site. */
+export const addAt = (site: Site, operator: LinearOperator, y: Tensor, x: Tensor): Tensor =>
+  (site.conv ? undefined : operator.addTo?.(y, x)) ?? add(y, applyAt(site, operator, x));
+
+/** A number for each output of a site, so that it broadcasts over the site's output. */
+export const perOutput = (site: Site, v: Tensor): Tensor => (site.conv ? reshape(v, [site.out, 1, 1]) : v);
 
 /** Declares an adapter, with its types inferred. */
 export const adapter = <O extends z.ZodObject, P extends Params, S extends Params>(method: Omit<Adapter<O, P, S>, "family">): Adapter<O, P, S> => ({

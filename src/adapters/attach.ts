@@ -1,8 +1,9 @@
 import type { AdapterSet, Attachment, Live, Params, Site } from "../nn/contracts.ts";
-import { dense, lookUp, replacedRows, type LinearOperator } from "../operators/index.ts";
+import { dense, lookUp, replacedRows } from "../operators/index.ts";
 import { makeModel, type Layer, type Model } from "../models/model.ts";
-import { add, Parameter, Rng, type Tensor } from "../tensor/index.ts";
-import type { Adapter } from "./adapter.ts";
+import { add, noGrad, Parameter, Rng, scope, tensor, zeros, type Tensor } from "../tensor/index.ts";
+import { StrutError } from "../errors.ts";
+import { addAt, applyAt, perOutput, type Adapter } from "./adapter.ts";
 
 /** Where an adapter goes and what trains with it; names are PEFT's in camelCase, and their rules are PEFT's. */
 export interface Targeting {
@@ -29,6 +30,8 @@ export interface Targeting {
 /** An adapter with all that shared code needs to save, merge and describe it. */
 export interface AttachedAdapter extends AdapterSet {
   readonly definition: Adapter;
+  /** Of its initial values. */
+  readonly seed: number;
   /** Options by site where patterns differ from the rest. */
   readonly siteOptions: ReadonlyMap<string, Record<string, unknown>>;
   readonly targeting: Targeting;
@@ -72,20 +75,29 @@ function attachments(set: AttachedAdapter, layer: Layer): Attachment[] {
 function siteAttachment(set: AttachedAdapter, p: Params, path: string): Attachment {
   const { definition: method, live, shared } = set;
   const o = (set.siteOptions.get(path) ?? set.options) as never;
-  const update = method.update && ((site: Site) => method.update!(p, site, o, live, shared));
+  const { weight, update, forward, bias } = method;
   const withBias = (y: Tensor, site: Site): Tensor => {
-    const extra = method.bias?.(p, site, o);
-    return extra ? add(y, extra) : y;
+    const extra = bias?.(p, site, o);
+    return extra ? add(y, perOutput(site, extra)) : y;
   };
   return {
     adapter: set.name,
-    forward: (x, y, site) => withBias(method.forward ? method.forward(x, y, p, site, o, live, shared) : addUpdate(update!(site), y, x), site),
-    ...(update ? { update, rows: (ids: Tensor, y: Tensor, site: Site) => add(y, lookUp(update(site), ids)) } : {}),
-    ...(method.bias ? { biasUpdate: (site: Site) => method.bias!(p, site, o) } : {}),
+    ...(weight ? { weightAt: (site: Site) => weight(p, site, o, live, shared) } : {}),
+    ...(forward || update || bias
+      ? {
+          forward: (x: Tensor, y: Tensor, site: Site) =>
+            withBias(forward ? forward(x, y, p, site, o, live, shared) : update ? addAt(site, update(p, site, o, live, shared), y, x) : y, site),
+        }
+      : {}),
+    ...(update
+      ? {
+          update: (site: Site) => update(p, site, o, live, shared),
+          rows: (ids: Tensor, y: Tensor, site: Site) => add(y, lookUp(update(p, site, o, live, shared), ids)),
+        }
+      : {}),
+    ...(bias ? { biasUpdate: (site: Site) => bias(p, site, o) } : {}),
   };
 }
-
-const addUpdate = (update: LinearOperator, y: Tensor, x: Tensor): Tensor => update.addTo?.(y, x) ?? add(y, update.apply(x));
 
 /** The model with its attachments made anew from a list of adapters. */
 export function withAdapters(model: Model, adapters: ReadonlyMap<string, AdapterSet>, active: readonly string[]): Model {
@@ -107,4 +119,41 @@ export function adapterParameters(set: AdapterSet): Map<string, Parameter> {
   for (const [path, params] of set.entries) for (const [name, value] of Object.entries(params)) put(`${path}/${name}`, value);
   for (const [name, value] of set.copies) put(name, value);
   return named;
+}
+
+/** Runs each site of an adapter once, on a zero input: tensors that do not fit each other or the base end in a sentence. */
+export function tryOut(model: Model, set: AttachedAdapter, path: string): void {
+  noGrad(() =>
+    scope(() => {
+      for (const [module, params] of set.entries) {
+        const layer = model.layers.get(module)!;
+        const site = layer.site!;
+        const { dtype } = layer.weight;
+        try {
+          const { forward, weightAt, rows } = siteAttachment(set, params, module);
+          if (site.kind === "embedding") {
+            rows?.(tensor([0], [1], "i32"), zeros([1, site.in], dtype), site, {});
+            continue;
+          }
+          const x = site.conv ? imageFor(site, dtype) : zeros([1, site.in], dtype);
+          const y = applyAt(site, weightAt?.(site) ?? site.weight, x);
+          const out = forward?.(x, y, site, {}) ?? y;
+          if (String(out.shape) !== String(y.shape)) throw new StrutError("shape", `it gives [${out.shape}] where the layer gives [${y.shape}]`);
+        } catch (cause) {
+          if (!(cause instanceof StrutError)) throw cause;
+          throw new StrutError("peft-shape", `The adapter's tensors for ${module} do not fit its ${site.out}×${site.in} matrix: ${cause.message}`, {
+            path,
+            hint: "The adapter was made for another base model, or the file is damaged.",
+          });
+        }
+      }
+    }),
+  );
+}
+
+/** The smallest image a convolution takes, all zero. */
+function imageFor({ conv, in: inner }: Site, dtype: Tensor["dtype"]): Tensor {
+  const { kernel, dilation, groups } = conv!;
+  const extent = kernel.map((k, i) => (k - 1) * dilation[i]! + 1) as [number, number];
+  return zeros([1, (inner / (kernel[0] * kernel[1])) * groups, ...extent], dtype);
 }

@@ -53,5 +53,5 @@ export const dora = adapter({
     const base = input !== x ? site.weight.apply(input) : site.bias ? sub(y, site.bias) : y;
     return add(add(y, mul(base, affine(g, 1, -1))), mul(loraUpdate(p, o).apply(input), g));
   },
-  peft: { type: "LORA", options: loraPeftOptions, fixed: { use_dora: true }, tensors: { linear: { ...loraTensors.linear, m: "lora_magnitude_vector" } } },
+  layout: { type: "LORA", options: loraPeftOptions, fixed: { use_dora: true }, tensors: { linear: { ...loraTensors.linear, m: "lora_magnitude_vector" } } },
 });

@@ -68,7 +68,7 @@ export const lora = adapter({
   update: (p: LoraParams, _site, o) => loraUpdate(p, o),
   forward: (x, y, p, site, o, live) => loraUpdate(p, o).addTo!(y, dropInput(x, o, site, live)),
   bias: (p, _site, o) => p.bias && scale(p.bias as Parameter, loraScale(p, o)),
-  peft: { type: "LORA", options: loraPeftOptions, fixed: { use_dora: false }, tensors: loraTensors, tied: { A: "embeddingB", B: "embeddingA" } },
+  layout: { type: "LORA", options: loraPeftOptions, fixed: { use_dora: false }, tensors: loraTensors, tied: { A: "embeddingB", B: "embeddingA" } },
 });
 
 /** rsLoRA: LoRA scaled by alpha / √r, which keeps its size at any rank. Kalajdzievski 2023, arXiv:2312.03732. */

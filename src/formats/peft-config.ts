@@ -161,7 +161,8 @@ function wrongValue(issue: z.core.$ZodIssue, raw: Readonly<Record<string, unknow
   });
 }
 
-const LORA_KEYS = Object.keys(lora.shape);
+/** The keys of a LoRA's adapter_config.json. */
+export const loraKeys: readonly string[] = Object.keys(lora.shape);
 const FLOATS = new Set(["lora_dropout", "rho", "tau"]);
 
 /**
@@ -171,7 +172,7 @@ const FLOATS = new Set(["lora_dropout", "rho", "tau"]);
 export function peftConfigText(config: PeftConfig | LoraPeftConfig): string {
   const { raw, ...typed } = config;
   const given: Record<string, unknown> = typed;
-  const keys = isLora(config) ? LORA_KEYS : Object.keys(common.shape).filter((key) => key in raw || (given[key] !== null && key !== "peft_version"));
+  const keys = isLora(config) ? loraKeys : Object.keys(common.shape).filter((key) => key in raw || (given[key] !== null && key !== "peft_version"));
   const known = Object.fromEntries(keys.map((key) => [key, given[key]]));
   return pythonJson({ ...raw, ...known, peft_type: config.peft_type, inference_mode: true }, "", "\n");
 }

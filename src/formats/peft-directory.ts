@@ -95,13 +95,23 @@ export interface PeftContents {
  * Writes an adapter's folder as PEFT does, whole or not at all. A folder that already holds something is refused, or
  * replaced as a whole with `overwrite`. PEFT puts an adapter that is not named "default" into a subfolder of its name.
  */
-export async function writePeftDirectory(folder: string, { config, tensors, template }: PeftContents, options: { overwrite?: boolean } = {}): Promise<void> {
+export const writePeftDirectory = (folder: string, contents: PeftContents, options: { overwrite?: boolean } = {}): Promise<void> =>
+  writeAdapterFolder(folder, contents, async () => {}, options);
+
+/** The same, with more files or without PEFT's config. */
+export async function writeAdapterFolder(
+  folder: string,
+  { config, tensors, template }: Omit<PeftContents, "config"> & Partial<Pick<PeftContents, "config">>,
+  more: (temporary: string) => Promise<void>,
+  options: { overwrite?: boolean },
+): Promise<void> {
   await writeFolderAtomically(
     folder,
     async (temporary) => {
       const metadata = { format: "pt" };
       await writeSafetensors(join(temporary, WEIGHTS), tensors, { metadata, ...(template ? { template } : {}) });
-      await writePeftConfig(temporary, config);
+      if (config) await writePeftConfig(temporary, config);
+      await more(temporary);
     },
     options,
   );

@@ -1,8 +1,8 @@
 import { StrutError } from "../errors.ts";
 import type { Config } from "../formats/huggingface.ts";
 import type { AdapterSet, Attachment, Observer, RunnableModel, Run, Site } from "../nn/contracts.ts";
-import { convolve, dense, isOperator, lookUp, patchesOf, type ConvGeometry, type LinearOperator } from "../operators/index.ts";
-import { add, batchNorm, noGrad, Parameter, permute, stopGradient, sub, type Tensor } from "../tensor/index.ts";
+import { convolve, dense, isOperator, lookUp, patchesOf, scaledRows, sumOf, type ConvGeometry, type LinearOperator } from "../operators/index.ts";
+import { add, batchNorm, full, noGrad, Parameter, permute, stopGradient, sub, type Tensor } from "../tensor/index.ts";
 import { record } from "../tensor/tape.ts";
 
 /** One module with weights, as the architecture lists it. */
@@ -134,12 +134,16 @@ export function layerAt(model: Model, path: string): Layer {
 export const acting = (model: Model, layer: Layer): readonly Attachment[] =>
   layer.attached.length === 0 ? layer.attached : layer.attached.filter(({ adapter }) => model.active.includes(adapter));
 
-/** A layer's site as it is now: the base's, unless an active adapter brings a weight or bias of its own. */
-export function currentSite({ site, bias: base }: Layer, active: readonly Attachment[]): Site {
+/** A layer's site as it is now: the base's, unless active adapters bring a weight or bias of their own. */
+export function currentSite({ site, bias: base, weight: { dtype } }: Layer, active: readonly Attachment[]): Site {
   if (active.length === 0) return site!;
-  const weight = (active.findLast((attachment) => isOperator(attachment.weight))?.weight as LinearOperator | undefined) ?? site!.weight;
+  const replaced = (active.findLast((attachment) => isOperator(attachment.weight))?.weight as LinearOperator | undefined) ?? site!.weight;
   const bias = active.findLast((attachment) => attachment.bias)?.bias ?? base;
-  return weight === site!.weight && bias === base ? site! : { ...site!, weight, ...(bias ? { bias } : {}) };
+  const start = replaced === site!.weight && bias === base ? site! : { ...site!, weight: replaced, ...(bias ? { bias } : {}) };
+  const [first, ...others] = active.flatMap(({ weightAt }) => (weightAt ? [weightAt(start)] : []));
+  if (!first) return start;
+  const minusBase = (): LinearOperator => scaledRows(full([start.out], -1, dtype), start.weight);
+  return { ...start, weight: others.reduce((sum, other) => sumOf(sumOf(sum, other), minusBase()), first) };
 }
 
 /** One linear or conv2d layer with its active adapters, and the observer's taps. */

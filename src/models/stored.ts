@@ -20,5 +20,14 @@ export async function readFloats({ entries, read }: Pick<SafetensorsFile, "entri
   return scope(() => cast(fromBytes(bytes, shape, known), dtype));
 }
 
+const integers: Partial<Record<FileDType, DType>> = { I32: "i32", I64: "i64", U8: "u8", I8: "i8", BOOL: "bool" };
+
+/** A stored tensor: floating-point numbers as `dtype`, integers as they are. */
+export async function readTensor(file: Pick<SafetensorsFile, "entries" | "read">, name: string, dtype: DType, path: string): Promise<Tensor> {
+  const { dtype: stored, shape } = file.entries.get(name)!;
+  const integer = integers[stored];
+  return integer ? fromBytes(await file.read(name), shape, integer) : readFloats(file, name, dtype, path);
+}
+
 /** config.json with the dtype that weights are stored in, under the key it uses: `dtype`, or `torch_dtype` in older files. */
 export const withStoredDType = (config: Config, dtype: DType): Config => ({ ...config, ["dtype" in config ? "dtype" : "torch_dtype"]: configNames[dtype] });

@@ -74,6 +74,8 @@ export interface Attachment {
   forward?(x: Tensor, y: Tensor, site: Site, run: Run): Tensor;
   /** Rows of an embedding; y are the rows so far. */
   rows?(ids: Tensor, y: Tensor, site: Site, run: Run): Tensor;
+  /** W itself in place of the base's. With several of them active the differences from the base's add up. */
+  weightAt?(site: Site): LinearOperator;
   /** ΔW given the site as it is so far; its absence means that the adapter cannot be merged here. */
   update?(site: Site): LinearOperator;
   /** Added to the bias; merging needs a site that has one. */

@@ -1,5 +1,5 @@
 import { readFile } from "node:fs/promises";
-import { loadPeft } from "../adapters/index.ts";
+import { loadAdapter } from "../adapters/index.ts";
 import { adapters } from "../catalog.ts";
 import { StrutError } from "../errors.ts";
 import { fileError } from "../formats/files.ts";
@@ -21,7 +21,7 @@ export async function openModel(folder: string, { adapter }: { adapter?: string 
 }
 
 /** Puts the adapter of a PEFT directory on a model, whatever method of the catalog made it. */
-export const openAdapter = async (model: Model, folder: string): Promise<Model> => loadPeft(model, folder, { methods: await adapters(), trainable: false });
+export const openAdapter = async (model: Model, folder: string): Promise<Model> => loadAdapter(model, folder, { methods: await adapters(), trainable: false });
 
 /** Reads a text file as one string. Bytes that are no UTF-8 are refused, since they would silently become other characters. */
 export async function openText(path: string): Promise<string> {

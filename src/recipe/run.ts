@@ -1,7 +1,7 @@
 import { closeSync, mkdirSync, openSync, readFileSync, truncateSync, writeSync } from "node:fs";
 import { rm } from "node:fs/promises";
 import { join } from "node:path";
-import { merge, savePeft } from "../adapters/index.ts";
+import { merge, saveAdapter } from "../adapters/index.ts";
 import { fileError } from "../formats/files.ts";
 import { saveModel } from "../models/index.ts";
 import { train, type TrainingEvent, type TrainOptions, type TrainResult } from "../training/index.ts";
@@ -119,7 +119,7 @@ export async function runRecipe(prepared: Prepared, { out, resume = false, onEve
       return { ...result, folder };
     }
     const [adapter, folder] = [join(out, outputs.adapter), join(out, outputs.merged)];
-    await savePeft(result.model, adapter, { overwrite: true });
+    await saveAdapter(result.model, adapter, { overwrite: true });
     if (!recipe.merge) return { ...result, adapter };
     await saveModel(merge(result.model), folder, { overwrite: true });
     return { ...result, adapter, folder };

@@ -1,5 +1,5 @@
 // An application that trains an adapter, saves it and loads it again.
-import { adapt, loadPeft, lora, randomModel, savePeft, start, train, Rng } from "strut";
+import { adapt, loadAdapter, lora, randomModel, saveAdapter, start, train, Rng } from "strut";
 import { files } from "strut/formats";
 
 const config = { model_type: "gpt2", vocab_size: 16, n_layer: 1, n_head: 2, n_embd: 8, n_positions: 16 };
@@ -15,7 +15,7 @@ export async function run() {
     learningRate: 0.05,
     onEvent: (event) => void (event.event === "step" && losses.push(event.loss)),
   });
-  await savePeft(tuned, "adapter");
-  const again = await loadPeft(base, "adapter", { methods: [lora] });
+  await saveAdapter(tuned, "adapter");
+  const again = await loadAdapter(base, "adapter", { methods: [lora] });
   return { backend: backend.name, threads: backend.threads, losses, saved: await files.readdir("adapter"), loaded: [...again.adapters.keys()] };
 }

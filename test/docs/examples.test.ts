@@ -17,7 +17,7 @@ beforeAll(async () => {
   folder = await mkdtemp(join(tmpdir(), "strut-examples-"));
   const model = await strut.loadModel("data/lm/stories260K");
   const tuned = await strut.adapt(model, strut.lora, { r: 2 });
-  await strut.savePeft(tuned, join(folder, "my-adapter"));
+  await strut.saveAdapter(tuned, join(folder, "my-adapter"));
   const parameter = new strut.Parameter(strut.ones([2]), "w");
   const file = await openSafetensorsFile("test/interop/peft/lora-default/adapter_model.safetensors");
   Object.assign(scene, strut, formats, linalg, {

@@ -2,7 +2,7 @@ import { mkdtemp, readdir, readFile, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { beforeAll, describe, expect, it } from "vitest";
-import { activate, dora, loadPeft, lora, merge, savePeft } from "../../src/adapters/index.ts";
+import { activate, dora, loadAdapter, lora, merge, saveAdapter } from "../../src/adapters/index.ts";
 import { forward, loadModel, saveModel, type Model } from "../../src/models/index.ts";
 import { noGrad, start, tensor } from "../../src/tensor/index.ts";
 
@@ -58,7 +58,7 @@ describe("adapters of the real PEFT", () => {
     "%s: adapted and merged logits within 1e-4 of PEFT's adapted ones",
     async (name) => {
       const expected = await expectedOf(name);
-      const adapted = await loadPeft(await baseOf(expected), join(root, name, expected.adapter_dir ?? "."), { methods });
+      const adapted = await loadAdapter(await baseOf(expected), join(root, name, expected.adapter_dir ?? "."), { methods });
       expect(await difference(adapted, expected, expected.adapted_logits)).toBeLessThan(1e-4);
       if (unmergeable.includes(name)) expect(() => merge(adapted)).toThrow(/trains a bias .* the base has none/);
       else expect(await difference(merge(adapted), expected, expected.adapted_logits), "merged").toBeLessThan(1e-4);
@@ -67,20 +67,20 @@ describe("adapters of the real PEFT", () => {
 
   it(`${resorted}: gives what the files say, as PEFT's own reload does, and says that keys compete`, async () => {
     const expected = await expectedOf(resorted);
-    const adapted = await loadPeft(await baseOf(expected), join(root, resorted), { methods });
+    const adapted = await loadAdapter(await baseOf(expected), join(root, resorted), { methods });
     expect(await difference(adapted, expected, expected.reloaded_logits!)).toBeLessThan(1e-4);
     expect([...adapted.adapters.values()].flatMap((set) => (set as { warnings?: string[] }).warnings ?? []).join()).toMatch(/would match too/);
   });
 
   it.each(unreadable)("%s ends in a sentence", async (name) => {
-    const error = await loadPeft(await loadModel("data/lm/stories260K"), join(root, name), { methods }).catch((reason: Error) => reason);
+    const error = await loadAdapter(await loadModel("data/lm/stories260K"), join(root, name), { methods }).catch((reason: Error) => reason);
     expect((error as Error).message).toMatch(name === "lora-bin" ? /only as a pickle/ : /its base weights are not W/);
   });
 
   it("two adapters are active at once, and switch", async () => {
     const expected = await expectedOf("lora-named-adapter");
-    const one = await loadPeft(await baseOf(expected), join(root, "lora-named-adapter/style_v1"), { methods, name: "style_v1" });
-    const both = await loadPeft(one, join(root, "lora-named-adapter"), { methods });
+    const one = await loadAdapter(await baseOf(expected), join(root, "lora-named-adapter/style_v1"), { methods, name: "style_v1" });
+    const both = await loadAdapter(one, join(root, "lora-named-adapter"), { methods });
     expect(await difference(activate(both, ["style_v1", "default"]), expected, expected.both_active_logits!)).toBeLessThan(1e-4);
     expect(await difference(activate(both, ["style_v1"]), expected, expected.adapted_logits)).toBeLessThan(1e-4);
   });
@@ -90,12 +90,12 @@ describe("adapters of the real PEFT", () => {
     async (name) => {
       const expected = await expectedOf(name);
       const base = await baseOf(expected);
-      const adapted = await loadPeft(base, join(root, name, expected.adapter_dir ?? "."), { methods });
+      const adapted = await loadAdapter(base, join(root, name, expected.adapter_dir ?? "."), { methods });
       const folder = await mkdtemp(join(tmpdir(), "strut-peft-"));
       try {
-        await savePeft(adapted, join(folder, "first"));
-        const again = await loadPeft(base, join(folder, "first"), { methods });
-        await savePeft(again, join(folder, "second"));
+        await saveAdapter(adapted, join(folder, "first"));
+        const again = await loadAdapter(base, join(folder, "first"), { methods });
+        await saveAdapter(again, join(folder, "second"));
         expect(await difference(again, expected, name === resorted ? expected.reloaded_logits! : expected.adapted_logits)).toBeLessThan(1e-4);
         for (const file of ["adapter_model.safetensors", "adapter_config.json"])
           expect((await readFile(join(folder, "first", file))).equals(await readFile(join(folder, "second", file))), file).toBe(true);
@@ -124,7 +124,7 @@ describe("adapters of the real PEFT", () => {
       const expected = await expectedOf(name);
       const folder = await mkdtemp(join(tmpdir(), "strut-merged-"));
       try {
-        await saveModel(merge(await loadPeft(await baseOf(expected), join(root, name), { methods })), join(folder, "model"));
+        await saveModel(merge(await loadAdapter(await baseOf(expected), join(root, name), { methods })), join(folder, "model"));
         expect(await difference(await loadModel(join(folder, "model")), expected, expected.adapted_logits)).toBeLessThan(1e-4);
       } finally {
         await rm(folder, { recursive: true });

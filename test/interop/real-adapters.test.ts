@@ -3,7 +3,7 @@ import { mkdtemp, readFile, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { loadPeft, lora, savePeft } from "../../src/adapters/index.ts";
+import { loadAdapter, lora, saveAdapter } from "../../src/adapters/index.ts";
 import { openPeftDirectory, writePeftDirectory, type PeftDirectory } from "../../src/formats/index.ts";
 import { randomModel } from "../../src/models/index.ts";
 import { start, zeros } from "../../src/tensor/index.ts";
@@ -54,11 +54,11 @@ async function expectSame(before: string, after: string): Promise<void> {
 describe("published adapters go load → save → load with equal tensors and an equivalent config", () => {
   it("the GPT-2 adapter, on a model of GPT-2's shape", async () => {
     const base = randomModel({ model_type: "gpt2", vocab_size: 50257, n_layer: 12, n_head: 12, n_embd: 768 }, (_, shape) => zeros(shape));
-    const adapted = await loadPeft(base, gpt2, { methods: [lora] });
+    const adapted = await loadAdapter(base, gpt2, { methods: [lora] });
     expect(adapted.adapters.get("default")!.entries.size).toBe(12);
-    await savePeft(adapted, join(folder, "gpt2"));
+    await saveAdapter(adapted, join(folder, "gpt2"));
     await expectSame(gpt2, join(folder, "gpt2"));
-    await savePeft(await loadPeft(base, join(folder, "gpt2"), { methods: [lora] }), join(folder, "gpt2-again"));
+    await saveAdapter(await loadAdapter(base, join(folder, "gpt2"), { methods: [lora] }), join(folder, "gpt2-again"));
     await expectSame(gpt2, join(folder, "gpt2-again"));
   });
 

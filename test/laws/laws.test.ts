@@ -1,5 +1,5 @@
 import { beforeAll, describe, expect, it } from "vitest";
-import type { Adapter } from "../../src/adapters/index.ts";
+import { dora, lora, type Adapter } from "../../src/adapters/index.ts";
 import { adapters } from "../../src/catalog.ts";
 import { start } from "../../src/tensor/index.ts";
 import { sheets, type Sheet } from "./counts.ts";
@@ -20,9 +20,9 @@ const fitting = ({ rank }: Sheet, options: Readonly<Record<string, unknown>>, { 
 async function subjectOf(method: Adapter, options: Readonly<Record<string, unknown>>, scaffold: Scaffold): Promise<Subject> {
   const sheet = sheets[method.id]!;
   const { model: base } = await baseOf(scaffold);
-  const others = catalog
+  const others = [lora, dora]
     .filter((other) => sitesFor(other, base).length > 0)
-    .map((other) => ({ method: other, options: fitting(sheets[other.id]!, sheets[other.id]!.variants[0]!, scaffold) }));
+    .map((other) => ({ method: other as unknown as Adapter, options: fitting(sheets[other.id]!, sheets[other.id]!.variants[0]!, scaffold) }));
   return { method, sheet, options: fitting(sheet, options, scaffold), scaffold, base, sites: sitesFor(method, base), others };
 }
 
@@ -44,6 +44,7 @@ const short = (options: Readonly<Record<string, unknown>>): string =>
 function trials(method: Adapter, law: Law): { options: Readonly<Record<string, unknown>>; scaffold: Scaffold }[] {
   const fit = scaffolds.filter(({ dtype }) => law.only === undefined || law.only === dtype);
   const [first, ...rest] = sheets[method.id]?.variants ?? [{}];
+  if (law.few) return [...new Map(fit.toReversed().map((scaffold) => [scaffold.dtype, scaffold])).values()].map((scaffold) => ({ options: first!, scaffold }));
   return [...fit.map((scaffold) => ({ options: first!, scaffold })), ...rest.map((options) => ({ options, scaffold: fit[0]! }))];
 }
 

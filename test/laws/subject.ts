@@ -19,7 +19,7 @@ export interface Subject {
   readonly base: Model;
   /** Where the method can sit. */
   readonly sites: readonly Site[];
-  /** Every adapter of the catalog that can sit on this scaffold, with options that fit it. */
+  /** Adapters to stack with, with options that fit the scaffold. */
   readonly others: readonly { method: Adapter; options: Readonly<Record<string, unknown>> }[];
 }
 
@@ -28,6 +28,8 @@ export interface Law {
   readonly name: string;
   /** Left out where the numbers would be too coarse. */
   readonly only?: "f64";
+  /** Costs much and depends little on the shape: it runs on the first scaffold of each dtype, with the first options. */
+  readonly few?: true;
   check(subject: Subject): Promise<void>;
 }
 
@@ -118,7 +120,7 @@ export const mergeable = (model: Model): boolean =>
   model.active.every((name) => {
     const { definition: method, entries, options } = attachedTo(model, name)!;
     return (
-      method.update !== undefined &&
+      (method.update !== undefined || method.weight !== undefined || method.copies !== undefined) &&
       [...entries].every(([path, p]) => model.layers.get(path)!.bias !== undefined || !method.bias?.(p, model.layers.get(path)!.site!, options as never))
     );
   });

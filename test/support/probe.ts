@@ -101,6 +101,7 @@ export const busy = async (model: Model, log: string[] = []): Promise<Model> =>
         return lowRank(p.B, p.A).addTo!(y, noisy);
       },
       regime: () => busyRegime(log) as Regime<Probe & Params>,
+      layout: { tensors: { linear: { A: "busy_A", B: "busy_B" } } },
     }),
     {},
     { targets: "all-linear" },

@@ -16,7 +16,7 @@ import {
   Rng,
   rslora,
   saveModel,
-  savePeft,
+  saveAdapter,
   start,
   tensor,
 } from "strut";
@@ -76,7 +76,7 @@ for (const [name, base, method, options, targeting] of cases) {
       const values = Array.from(await parameter.data(), (x, i) => (path.endsWith("/m") ? x * (1 + noise[i]) : x + noise[i]));
       parameter.assign(new Parameter(tensor(values, parameter.shape)));
     }
-  await savePeft(tuned, join(out, name, "adapter"), { overwrite: true });
+  await saveAdapter(tuned, join(out, name, "adapter"), { overwrite: true });
   await saveModel(merge(tuned), join(out, name, "merged"), { overwrite: true });
   const ids = base === llama ? [1, 403, 407, 261, 378, 432, 383, 286, 261, 376] : [0, 2, 1, 1, 0, 2, 0, 0];
   const logits = noGrad(() => forward(tuned, tensor(ids, [1, ids.length], "i32")));

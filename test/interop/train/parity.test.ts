@@ -2,7 +2,7 @@ import { mkdtemp, readFile, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { beforeAll, describe, expect, it } from "vitest";
-import { dora, loadPeft, lora, savePeft } from "../../../src/adapters/index.ts";
+import { dora, loadAdapter, lora, saveAdapter } from "../../../src/adapters/index.ts";
 import { openSafetensorsFile } from "../../../src/formats/safetensors-folder.ts";
 import { loadModel, parameters, unfreeze, type Model } from "../../../src/models/index.ts";
 import type { Batch, Regime } from "../../../src/nn/contracts.ts";
@@ -120,7 +120,7 @@ describe("training as torch and PEFT do it", () => {
     ["lora-accum2", "lora", 2],
     ["dora", "dora", 1],
   ] as const)("%s", async (run, initial, accumulate) => {
-    const model = await loadPeft(await loadModel("data/lm/stories260K"), join(here, initial, "initial"), { methods: [dora, lora] });
+    const model = await loadAdapter(await loadModel("data/lm/stories260K"), join(here, initial, "initial"), { methods: [dora, lora] });
     const { steps, gradients } = await runOn(model, { accumulate });
     const expected = await expectedOf(run);
     checkSteps(run, steps, expected);
@@ -135,7 +135,7 @@ describe("training as torch and PEFT do it", () => {
     expect(await worst(join(here, run, "grads_step0.safetensors"), (name) => gradients.get(byName.get(name)!)!)).toBeLessThan(gradientBound(expected));
 
     const saved = join(await mkdtemp(join(tmpdir(), "strut-")), "adapter");
-    await savePeft(model, saved);
+    await saveAdapter(model, saved);
     const ours = await readTensors(join(saved, "adapter_model.safetensors"));
     const final = await worst(join(here, run, "final/adapter_model.safetensors"), async (name) => ours.get(name)!);
     await rm(join(saved, ".."), { recursive: true });
