@@ -29,6 +29,12 @@ const LONGEST = 512;
 
 const sizes = (all: Iterable<Parameter>): number => [...all].reduce((sum, { size }) => sum + size, 0);
 
+/** How many numbers of a model train: its own that were unfrozen, and those of its active adapters. */
+export function trainedSize(model: Model): number {
+  const all = [...parameters(model).values(), ...model.active.flatMap((name) => [...adapterParameters(attachedTo(model, name)!).values()])];
+  return sizes(all.filter(({ trainable }) => trainable));
+}
+
 /** Loads what a recipe names: model, tokenizer, text, method. Nothing is written. */
 export async function prepare(recipe: Recipe): Promise<Prepared> {
   const { data, training } = recipe;
@@ -56,7 +62,6 @@ export async function prepare(recipe: Recipe): Promise<Prepared> {
     });
   const name = model.active[0];
   const own = name === undefined ? undefined : attachedTo(model, name);
-  const trained = own ? adapterParameters(own).values() : [...parameters(model).values()].filter(({ trainable }) => trainable);
   return {
     recipe,
     base,
@@ -66,7 +71,7 @@ export async function prepare(recipe: Recipe): Promise<Prepared> {
     heldOut,
     window,
     coverage: own?.coverage,
-    parameters: { trained: sizes(trained), total: sizes(parameters(base).values()) },
+    parameters: { trained: trainedSize(model), total: sizes(parameters(base).values()) },
   };
 }
 

@@ -4,7 +4,7 @@ import { join } from "node:path";
 import { merge, saveAdapter } from "../adapters/index.ts";
 import { fileError } from "../formats/files.ts";
 import { saveModel } from "../models/index.ts";
-import { train, type TrainingEvent, type TrainOptions, type TrainResult } from "../training/index.ts";
+import { train, type CheckpointOptions, type TrainingEvent, type TrainOptions, type TrainResult } from "../training/index.ts";
 import { optimizerById } from "../catalog.ts";
 import type { Prepared } from "./prepare.ts";
 
@@ -70,8 +70,13 @@ class EventFile {
   }
 }
 
-/** The options of the loop that a recipe asks for. */
-async function trainOptions({ recipe: { training: t }, batches, heldOut, window }: Prepared, out: string): Promise<TrainOptions> {
+/** The options of the loop that a recipe asks for, but for its checkpoints. */
+export async function trainOptions({
+  recipe: { training: t },
+  batches,
+  heldOut,
+  window,
+}: Pick<Prepared, "recipe" | "batches" | "heldOut" | "window">): Promise<TrainOptions> {
   const optional = {
     steps: t.steps,
     epochs: t.steps === undefined ? (t.epochs ?? 1) : t.epochs,
@@ -91,16 +96,21 @@ async function trainOptions({ recipe: { training: t }, batches, heldOut, window 
     updateInBackward: t.updateInBackward,
     seed: t.seed,
     ...(heldOut ? { evaluate: { every: t.evaluateEvery ?? Number.MAX_SAFE_INTEGER, data: heldOut, window } } : {}),
-    checkpoint: { dir: join(out, outputs.checkpoints), keep: t.keepCheckpoints, ...(t.checkpointEvery === undefined ? {} : { every: t.checkpointEvery }) },
   };
 }
+
+const checkpointOptions = ({ recipe: { training: t } }: Prepared, out: string): CheckpointOptions => ({
+  dir: join(out, outputs.checkpoints),
+  keep: t.keepCheckpoints,
+  ...(t.checkpointEvery === undefined ? {} : { every: t.checkpointEvery }),
+});
 
 /**
  * Trains what `prepare` made ready, and writes it: events.jsonl and checkpoints on the way, at the end the adapter as a PEFT
  * directory, and the merged or fully trained model. Stopped by the signal, it leaves a checkpoint to resume from.
  */
 export async function runRecipe(prepared: Prepared, { out, resume = false, onEvent, signal }: RunOptions): Promise<RunResult> {
-  const options = await trainOptions(prepared, out);
+  const options = { ...(await trainOptions(prepared)), checkpoint: checkpointOptions(prepared, out) };
   const { recipe } = prepared;
   const events = new EventFile(out);
   try {

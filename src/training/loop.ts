@@ -9,6 +9,7 @@ import { PhaseKeeper } from "./phases.ts";
 import { Pulse } from "./pulse.ts";
 import type { CheckpointFolder } from "./checkpoint.ts";
 import { Session } from "./session.ts";
+import { bytesOfState } from "./state-tree.ts";
 
 export interface TrainResult {
   /** The model with its trained parameters: the one that was passed, unless it was consumed. */
@@ -21,6 +22,8 @@ export interface TrainResult {
   /** Of the last step. */
   readonly loss: number;
   readonly best?: { readonly step: number; readonly loss: number };
+  /** What the optimiser kept of the parameters. */
+  readonly optimizerBytes: number;
   /** Where the last checkpoint stands. */
   readonly checkpoint?: string;
 }
@@ -96,10 +99,12 @@ class Training {
       await this.#begin();
       const reason = await this.#steps();
       if (this.#folder && this.#saved?.step !== this.#session.step) await this.#save();
-      const { step, model } = this.#session;
+      const { step, model, optimization } = this.#session;
       const { loss, best } = this.#progress;
+      const optimizerBytes = bytesOfState(optimization.state(this.#session.nameOf));
       this.#tell({ event: "end", step, reason, loss, seconds: (performance.now() - began) / 1000, tokens: this.#tokens });
-      return { model, step, stopped: reason === "stopped", reason, loss, ...(best ? { best } : {}), ...(this.#saved ? { checkpoint: this.#saved.path } : {}) };
+      const stopped = reason === "stopped";
+      return { model, step, stopped, reason, loss, optimizerBytes, ...(best ? { best } : {}), ...(this.#saved ? { checkpoint: this.#saved.path } : {}) };
     } finally {
       this.#session.setLive("end", false);
       this.#session.taps?.clear();

@@ -1,5 +1,5 @@
 import type { State } from "../nn/contracts.ts";
-import { Tensor } from "../tensor/index.ts";
+import { bytesOf, Tensor } from "../tensor/index.ts";
 import { hostView } from "../tensor/tensor.ts";
 
 /** Numbers as JSON can hold them. */
@@ -24,6 +24,9 @@ export function flatten(state: State, prefix = ""): { tensors: Map<string, Tenso
   visit(state, prefix);
   return { tensors, scalars };
 }
+
+/** Bytes of the tensors of a state. */
+export const bytesOfState = (state: State): number => [...flatten(state).tensors.values()].reduce((sum, { size, dtype }) => sum + size * bytesOf(dtype), 0);
 
 /** The state that `flatten` took apart. */
 export function unflatten(tensors: Iterable<readonly [string, Tensor]>, scalars: Readonly<Record<string, Scalar>>): State {
