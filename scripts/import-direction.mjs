@@ -28,6 +28,7 @@ const levels = [
   ["training"],
   ["catalog.ts"],
   ["recipe", "report"],
+  ["compare"],
   ["index.ts"],
   ["cli"],
 ];

@@ -1,5 +1,4 @@
 import type { Command } from "commander";
-import { InvalidArgumentError } from "commander";
 import { stat } from "node:fs/promises";
 import { join } from "node:path";
 import { StrutError } from "../errors.ts";
@@ -8,7 +7,7 @@ import { convertAdapter, convertModel, type Converted, type StoredDType } from "
 import { bytesText } from "../report/numbers.ts";
 import { facts } from "../report/table.ts";
 import { print, printJson, type Io } from "./io.ts";
-import { dtypeOption, jsonOption, outOption, overwriteOption, refuseFilled } from "./options.ts";
+import { byteSize, dtypeOption, jsonOption, outOption, overwriteOption, refuseFilled } from "./options.ts";
 
 interface Options {
   out: string;
@@ -17,17 +16,6 @@ interface Options {
   adapterName?: string;
   overwrite?: boolean;
   json?: boolean;
-}
-
-const powers: Record<string, number> = { "": 1, kb: 1e3, mb: 1e6, gb: 1e9, tb: 1e12, kib: 2 ** 10, mib: 2 ** 20, gib: 2 ** 30, tib: 2 ** 40 };
-
-/** Bytes of "5GB", "200MB", "1GiB" or a plain number, as transformers reads them. */
-function byteSize(text: string): number {
-  const [, digits, unit] = /^\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*$/i.exec(text) ?? [];
-  const power = powers[unit?.toLowerCase() ?? "-"];
-  const size = Number(digits) * (power ?? Number.NaN);
-  if (size >= 1) return Math.floor(size);
-  throw new InvalidArgumentError("It must be a size such as 5GB, 200MB or 1GiB.");
 }
 
 export function define(command: Command, io: Io): void {

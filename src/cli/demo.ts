@@ -1,7 +1,6 @@
 import type { Command } from "commander";
 import { readdir, stat } from "node:fs/promises";
-import { join, relative } from "node:path";
-import { StrutError } from "../errors.ts";
+import { join } from "node:path";
 import { evaluate, generate, loadModel, type Evaluation, type Model } from "../models/index.ts";
 import { prepare, type Prepared } from "../recipe/prepare.ts";
 import { largestDifference } from "../recipe/probe.ts";
@@ -13,7 +12,7 @@ import { engine } from "../tensor/index.ts";
 import { Exit } from "./exit.ts";
 import { backendText, coloured, print, printJson, StatusLine, type Io } from "./io.ts";
 import { jsonOption, number, refuseFilled } from "./options.ts";
-import { packagePath, readPackage } from "./package.ts";
+import { bundledPath, readPackage } from "./package.ts";
 import { coverageFacts, TrainingProgress } from "./progress.ts";
 
 interface Options {
@@ -35,19 +34,6 @@ export function define(command: Command, io: Io): void {
   command.addHelpText("after", "\nRuns examples/shakespeare.yaml: LoRA on the bundled stories260K and tinyshakespeare.");
 }
 
-/** The bundled recipe; an installed package comes without the data. */
-async function bundledRecipe(): ReturnType<typeof readRecipe> {
-  const path = packagePath("examples/shakespeare.yaml");
-  if (!(await stat(path).catch(() => undefined)))
-    throw new StrutError("files", "this installation of strut comes without the demo's model and text", {
-      path,
-      hint: "Clone the repository and run `npm ci && npm start` in it.",
-    });
-  // relative paths read better, and stay out of the adapter's config
-  const here = relative(process.cwd(), path);
-  return readRecipe(here.startsWith("..") ? path : here);
-}
-
 /** A folder that holds nothing but an earlier run may be written anew. */
 async function makeRoom(out: string): Promise<void> {
   const names = await readdir(out).catch(() => [] as string[]);
@@ -59,7 +45,7 @@ async function makeRoom(out: string): Promise<void> {
 
 async function demo({ out, seed, steps, json }: Options, io: Io): Promise<void> {
   const began = performance.now();
-  const recipe = await bundledRecipe();
+  const recipe = await readRecipe(await bundledPath("examples/shakespeare.yaml"));
   await makeRoom(out);
   const say = (text: string): void => (json ? undefined : print(io, text));
   const heading = (text: string): void => say(`\n${coloured(io, "bold", text)}`);

@@ -17,6 +17,39 @@ export function number(text: string): number {
   throw new InvalidArgumentError("It must be a number.");
 }
 
+const powers: Record<string, number> = {
+  "": 1,
+  k: 1e3,
+  kb: 1e3,
+  m: 1e6,
+  mb: 1e6,
+  g: 1e9,
+  gb: 1e9,
+  tb: 1e12,
+  kib: 2 ** 10,
+  mib: 2 ** 20,
+  gib: 2 ** 30,
+  tib: 2 ** 40,
+};
+
+/** Bytes of "5GB", "80k", "1GiB" or a plain number, as transformers reads them. */
+export function byteSize(text: string): number {
+  const [, digits, unit] = /^\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*$/i.exec(text) ?? [];
+  const power = powers[unit?.toLowerCase() ?? "-"];
+  const size = Number(digits) * (power ?? Number.NaN);
+  if (size >= 1) return Math.floor(size);
+  throw new InvalidArgumentError("It must be a size such as 5GB, 200MB or 1GiB.");
+}
+
+/** A whole number from `least` on. */
+export const wholeFrom =
+  (least: number) =>
+  (text: string): number => {
+    const value = number(text);
+    if (Number.isSafeInteger(value) && value >= least) return value;
+    throw new InvalidArgumentError(`It must be a whole number of at least ${least}.`);
+  };
+
 /**
  * Adds a command-line option for each option of a schema, in the words of its description. `flags` gives some of them
  * another spelling.

@@ -6,10 +6,12 @@ import type { Io } from "./io.ts";
 /** Sets up a command's arguments and options; its action gives the exit code through `done`. */
 export type Define = (command: Command, io: Io) => void;
 
-const commands: Record<string, { summary: string; load: () => Promise<{ define: Define }> }> = {
+const commands: Record<string, { summary: string; hidden?: true; load: () => Promise<{ define: Define }> }> = {
   demo: { summary: "Fine-tune the bundled model on Shakespeare, from loading to merging.", load: () => import("./demo.ts") },
   info: { summary: "Show the engine, or what a model, adapter or safetensors file holds.", load: () => import("./info.ts") },
   train: { summary: "Fine-tune a model by a recipe.", load: () => import("./train.ts") },
+  compare: { summary: "Train several methods under one budget, and draw up a table of them.", load: () => import("./compare.ts") },
+  "compare-job": { summary: "Run one job of strut compare.", hidden: true, load: () => import("./compare-job.ts") },
   eval: { summary: "Measure how well a model predicts a text.", load: () => import("./eval.ts") },
   generate: { summary: "Continue a text.", load: () => import("./generate.ts") },
   merge: { summary: "Fold an adapter into its base model.", load: () => import("./merge.ts") },
@@ -65,8 +67,8 @@ export async function run(argv: readonly string[], io: Io): Promise<number> {
   try {
     program.version(await version(), "-V, --version", "show the version");
     const asked = Object.hasOwn(commands, name) ? name : undefined;
-    for (const [id, { summary, load }] of Object.entries(commands)) {
-      const command = program.command(id).description(summary).helpOption("-h, --help", "show this help");
+    for (const [id, { summary, hidden = false, load }] of Object.entries(commands)) {
+      const command = program.command(id, { hidden }).description(summary).helpOption("-h, --help", "show this help");
       command.showHelpAfterError(`       Run \`strut ${id} --help\` to see its arguments and options.`);
       if (id === asked) (await load()).define(command, io);
     }

@@ -10,10 +10,10 @@ export interface Column {
 /** A cell: its text, and its number where one is compared. */
 export type Cell = string | { readonly text: string; readonly value: number };
 
-const text = (cell: Cell): string => (typeof cell === "string" ? cell : cell.text);
+export const cellText = (cell: Cell): string => (typeof cell === "string" ? cell : cell.text);
 
 /** The text of the best cell of a column; cells that read the same are as good. */
-function bestText(rows: readonly (readonly Cell[])[], column: number, best: Column["best"]): string | undefined {
+export function bestText(rows: readonly (readonly Cell[])[], column: number, best: Column["best"]): string | undefined {
   const cells = rows.flatMap((row) => (typeof row[column] === "object" && !Number.isNaN(row[column].value) ? [row[column]] : []));
   if (!best || cells.length < 2) return undefined;
   return cells.reduce((first, cell) => ((best === "least" ? cell.value < first.value : cell.value > first.value) ? cell : first)).text;
@@ -29,7 +29,7 @@ function bestText(rows: readonly (readonly Cell[])[], column: number, best: Colu
 export function table(columns: readonly Column[], rows: readonly (readonly Cell[])[]): string {
   const winners = columns.map(({ best }, c) => bestText(rows, c, best));
   const mark = (cell: string, c: number): string => (columns[c]!.best === undefined ? cell : cell + (cell === winners[c] ? "*" : " "));
-  const shown = rows.map((row) => columns.map((_, c) => mark(text(row[c] ?? ""), c)));
+  const shown = rows.map((row) => columns.map((_, c) => mark(cellText(row[c] ?? ""), c)));
   const heads = columns.map(({ title, best }) => title + (best === undefined ? "" : " "));
   const widths = heads.map((head, c) => Math.max(head.length, ...shown.map((row) => row[c]!.length)));
   const line = (cells: readonly string[]): string =>
@@ -38,6 +38,29 @@ export function table(columns: readonly Column[], rows: readonly (readonly Cell[
       .join("  ")
       .trimEnd();
   return [line(heads), widths.map((width) => "─".repeat(width)).join("  "), ...shown.map(line)].join("\n");
+}
+
+const inMarkdown = (text: string): string => text.replace(/[|\\]/g, "\\$&").replace(/[<&]/g, (c) => (c === "<" ? "&lt;" : "&amp;"));
+
+/**
+ * The same rows as a table of Markdown, the best of a column in bold.
+ *
+ * @example
+ * markdownTable([{ title: "model" }, { title: "loss", align: "right" }], [["base", "4.90"]]);
+ */
+export function markdownTable(columns: readonly Column[], rows: readonly (readonly Cell[])[]): string {
+  const winners = columns.map(({ best }, c) => bestText(rows, c, best));
+  const line = (cells: readonly string[]): string => `| ${cells.join(" | ")} |`;
+  const shown = (row: readonly Cell[]): string[] =>
+    columns.map((_, c) => {
+      const text = inMarkdown(cellText(row[c] ?? ""));
+      return text !== "" && winners[c] !== undefined && cellText(row[c]!) === winners[c] ? `**${text}**` : text;
+    });
+  return [
+    line(columns.map(({ title }) => inMarkdown(title))),
+    line(columns.map(({ align }) => (align === "right" ? "--:" : "---"))),
+    ...rows.map((row) => line(shown(row))),
+  ].join("\n");
 }
 
 /** Names and values, one a line, values in one column. */
