@@ -9,7 +9,7 @@ import { engine, start } from "../tensor/index.ts";
 import { hostView } from "../tensor/tensor.ts";
 import type { Done, Job, Measured } from "./job.ts";
 import type { Choice } from "./methods.ts";
-import { planMethod, type Plan, type Refused } from "./plan.ts";
+import { planMethod, weightBytes, type Plan, type Refused } from "./plan.ts";
 import { runInProcess, slots, type JobProgress, type Workers } from "./processes.ts";
 import { bestRate, rowOf, type Row } from "./rows.ts";
 import { keepSetup, type Budget, type Setup } from "./setup.ts";
@@ -39,7 +39,7 @@ export interface Comparison {
   readonly setup: Setup;
   readonly seeds: number;
   readonly rates: readonly number[];
-  readonly base: Measured & { readonly parameters: number; readonly bytes: number };
+  readonly base: Measured;
   /** Best first. */
   readonly rows: readonly Row[];
 }
@@ -90,7 +90,7 @@ export async function compare(options: CompareOptions): Promise<Comparison> {
   const grid = new Grid({ ...options, signal: AbortSignal.any([signal, failing.signal]) }, plans, 1 + possible.length * (rates.length + seeds - 1));
   // where one process cannot even be started, the others end too
   const { base, rows } = await grid.run().finally(() => failing.abort());
-  return { setup, seeds, rates, base: { ...base, parameters: total, bytes: 4 * total }, rows: rows.toSorted(byLoss) };
+  return { setup, seeds, rates, base: { ...base, parameters: total, bytes: await weightBytes(recipe.model) }, rows: rows.toSorted(byLoss) };
 }
 
 const byLoss = (a: Row, b: Row): number => (a.loss?.mean ?? Infinity) - (b.loss?.mean ?? Infinity) || 0;

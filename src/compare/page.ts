@@ -44,7 +44,7 @@ function contents({ base, rows }: Comparison): { columns: readonly Column[]; row
   const baseCells = ["the base model", "", "", base.loss.toFixed(4), grouped(base.parameters), bytesText(base.bytes), "", "", "", "", ""];
   return {
     columns: noted ? [...columns, { title: "note" }] : columns,
-    rows: [baseCells, ...rows.map((row) => [...cellsOf(row), ...(noted ? [row.note ?? ""] : [])])],
+    rows: [[...baseCells, ...(noted ? [""] : [])], ...rows.map((row) => [...cellsOf(row), ...(noted ? [row.note ?? ""] : [])])],
   };
 }
 
@@ -83,7 +83,7 @@ export function plotOf({ setup: { budget }, rows }: Comparison): string {
 
 const style = `:root{color-scheme:light dark}body{font:16px/1.5 system-ui,sans-serif;max-width:75rem;margin:2rem auto;padding:0 1rem;color:#222;background:#fff}
 .wide{overflow-x:auto}table{border-collapse:collapse;font-variant-numeric:tabular-nums;font-size:.9rem}caption{text-align:left;font-weight:600;padding:.5rem 0}
-th,td{padding:.3rem .7rem;border-bottom:1px solid #ddd;text-align:left;white-space:nowrap}td:last-child{white-space:normal}.number{text-align:right}tbody th{font-weight:500}
+th,td{padding:.3rem .7rem;border-bottom:1px solid #ddd;text-align:left;white-space:nowrap}td:nth-child(12){white-space:normal;min-width:14rem}.number{text-align:right}tbody th{font-weight:500}
 .best{font-weight:700}.best::after{content:" ★";font-size:.7em}svg{max-width:100%;height:auto}code{overflow-wrap:anywhere}
 @media(prefers-color-scheme:dark){body{color:#e6e6e6;background:#16181b}th,td{border-color:#3a3e43}}`;
 

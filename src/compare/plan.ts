@@ -29,14 +29,19 @@ export interface Plan {
 /** A method that cannot take part, and why. */
 export type Refused = Pick<Plan, "label" | "id" | "title" | "paper"> & { readonly refused: string };
 
-/** Bytes of the weights of an adapter's file. */
+/** Bytes of the weights in a folder. */
+export async function weightBytes(folder: string): Promise<number> {
+  const files = (await readdir(folder)).filter((name) => name.endsWith(".safetensors"));
+  const sizes = await Promise.all(files.map(async (name) => (await stat(join(folder, name))).size));
+  return sizes.reduce((sum, size) => sum + size, 0);
+}
+
+/** Bytes of the weights of a model's adapter, once it is saved. */
 export async function savedBytes(model: Model): Promise<number> {
   const folder = await mkdtemp(join(tmpdir(), "strut-compare-"));
   try {
     await saveAdapter(model, join(folder, "adapter"));
-    const files = (await readdir(join(folder, "adapter"))).filter((name) => name.endsWith(".safetensors"));
-    const sizes = await Promise.all(files.map(async (name) => (await stat(join(folder, "adapter", name))).size));
-    return sizes.reduce((sum, size) => sum + size, 0);
+    return await weightBytes(join(folder, "adapter"));
   } finally {
     await rm(folder, { recursive: true, force: true });
   }

@@ -40,12 +40,11 @@ export function paretoFront(points: readonly Point[]): Point[] {
     });
 }
 
-/** 1, 2 and 5 times powers of ten between two numbers. */
+/** Powers of ten between two numbers, and twice and five times those where that leaves room. */
 function logTicks(from: number, to: number): number[] {
-  const ticks: number[] = [];
-  for (let power = Math.floor(Math.log10(from)); power <= Math.log10(to); power++)
-    for (const digit of [1, 2, 5]) if (digit * 10 ** power >= from && digit * 10 ** power <= to) ticks.push(digit * 10 ** power);
-  return ticks;
+  const powers = Array.from({ length: Math.floor(Math.log10(to)) - Math.floor(Math.log10(from)) + 1 }, (_, i) => 10 ** (Math.floor(Math.log10(from)) + i));
+  const digits = to / from > 300 ? [1] : [1, 2, 5];
+  return powers.flatMap((power) => digits.map((digit) => digit * power)).filter((tick) => tick >= from && tick <= to);
 }
 
 /** About five round numbers between two. */
@@ -56,16 +55,20 @@ function linearTicks(from: number, to: number): number[] {
   return Array.from({ length: Math.floor(to / step) - Math.ceil(from / step) + 1 }, (_, i) => (Math.ceil(from / step) + i) * step);
 }
 
-/** Heights for labels in a column: in order, a line apart, each as near to its point as that allows. */
+/** Heights for labels in a column: in order, a line apart, together as near to their points as that allows. */
 function spaced(heights: readonly number[], bottom: number): number[] {
-  const placed: number[] = [];
-  for (const height of heights) placed.push(Math.max(height, (placed.at(-1) ?? -Infinity) + LINE));
-  let most = bottom;
-  for (let i = placed.length - 1; i >= 0; i--) {
-    placed[i] = Math.min(placed[i]!, most);
-    most = placed[i]! - LINE;
-  }
-  return placed;
+  // without the lines between them they must not fall; where they would, neighbours share their mean
+  const blocks: { sum: number; count: number }[] = [];
+  heights.forEach((height, i) => {
+    let block = { sum: height - i * LINE, count: 1 };
+    for (let last = blocks.at(-1); last && last.sum / last.count > block.sum / block.count; last = blocks.at(-1)) {
+      block = { sum: last.sum + block.sum, count: last.count + block.count };
+      blocks.pop();
+    }
+    blocks.push(block);
+  });
+  const most = bottom - (heights.length - 1) * LINE;
+  return blocks.flatMap(({ sum, count }) => Array.from({ length: count }, () => Math.max(TOP, Math.min(most, sum / count)))).map((at, i) => at + i * LINE);
 }
 
 /**
@@ -77,7 +80,7 @@ function spaced(heights: readonly number[], bottom: number): number[] {
  */
 export function paretoPlot({ title, xTitle, yTitle, points, limit }: Plot): string {
   if (points.length === 0) return "";
-  const bottom = Math.max(360, TOP + LINE * points.length);
+  const bottom = Math.max(360, TOP + 1.25 * LINE * points.length);
   const height = bottom + 52;
   const xs = [...points.map(({ x }) => x), ...(limit === undefined ? [] : [limit])];
   const [x0, x1] = [Math.min(...xs) / 1.25, Math.max(...xs) * 1.25];
