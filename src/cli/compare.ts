@@ -1,4 +1,5 @@
 import { type Command, InvalidArgumentError } from "commander";
+import { rm } from "node:fs/promises";
 import { availableParallelism } from "node:os";
 import { join } from "node:path";
 import { compare, type CompareEvent } from "../compare/compare.ts";
@@ -126,10 +127,12 @@ async function compareMethods(options: Options, again: string, io: Io): Promise<
     .finally(() => progress.end());
   await writeAtomically(join(out, "result.json"), `${JSON.stringify({ command: again, ...comparison }, null, 2)}\n`);
   await writeAtomically(join(out, "table.md"), markdownReport(comparison, again));
-  await writeAtomically(join(out, "pareto.svg"), plotOf(comparison));
+  const plot = plotOf(comparison);
+  if (plot === "") await rm(join(out, "pareto.svg"), { force: true });
+  else await writeAtomically(join(out, "pareto.svg"), plot);
   await writeAtomically(join(out, "index.html"), htmlReport(comparison, again));
   if (json) return printJson(io, comparison);
-  print(io, `\n${textReport(comparison, again)}\nWritten to ${out}: table.md, result.json, pareto.svg, index.html`);
+  print(io, `\n${textReport(comparison, again)}\nWritten to ${out}: index.html, table.md, result.json${plot === "" ? "" : ", pareto.svg"}`);
 }
 
 /** Shows a comparison as it goes on: one line in place on a terminal, a line for each run that ended elsewhere. */

@@ -11,8 +11,8 @@ function exhaustively(stored: (size: number) => number | undefined, limit: numbe
   return fitting[0] ?? all.sort((a, b) => a.stored! - b.stored!)[0];
 }
 
-const refusals = fc.oneof(
-  fc.constant((_: number) => false),
+const refusals: fc.Arbitrary<(size: number) => boolean> = fc.oneof(
+  fc.constant(() => false),
   fc.integer({ min: 1, max: CEILING }).map((most) => (size: number) => size > most),
   fc.integer({ min: 2, max: 3000 }).map((multiple) => (size: number) => multiple % size !== 0),
   fc.integer({ min: 2, max: 9 }).map((step) => (size: number) => size % step !== 0),
@@ -21,12 +21,18 @@ const refusals = fc.oneof(
 describe("the size for a budget", () => {
   it("is what trying every size finds, where what is stored rises and some sizes are refused", async () => {
     await fc.assert(
-      fc.asyncProperty(refusals, fc.integer({ min: 1, max: 50 }), fc.integer({ min: 0, max: 500 }), fc.integer({ min: 1, max: 9000 }), async (refuses, each, fixed, limit) => {
-        const stored = (size: number): number | undefined => (size > CEILING || refuses(size) ? undefined : fixed + each * size);
-        const [found, expected] = [await solveSize(async (size) => stored(size), limit, CEILING), exhaustively(stored, limit)];
-        expect(found && { size: found.size, stored: found.stored }).toEqual(expected);
-        expect(found?.fits).toBe(expected && expected.stored! <= limit);
-      }),
+      fc.asyncProperty(
+        refusals,
+        fc.integer({ min: 1, max: 50 }),
+        fc.integer({ min: 0, max: 500 }),
+        fc.integer({ min: 1, max: 9000 }),
+        async (refuses, each, fixed, limit) => {
+          const stored = (size: number): number | undefined => (size > CEILING || refuses(size) ? undefined : fixed + each * size);
+          const [found, expected] = [await solveSize(async (size) => stored(size), limit, CEILING), exhaustively(stored, limit)];
+          expect(found && { size: found.size, stored: found.stored }).toEqual(expected);
+          expect(found?.fits).toBe(expected && expected.stored! <= limit);
+        },
+      ),
       { numRuns: 500 },
     );
   });

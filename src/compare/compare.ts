@@ -3,16 +3,17 @@ import { dirname, join } from "node:path";
 import { StrutError } from "../errors.ts";
 import { fingerprint } from "../data/batches.ts";
 import { parameters } from "../models/index.ts";
-import { openModel, openText } from "../recipe/open.ts";
+import { openText } from "../recipe/open.ts";
+import { prepare } from "../recipe/prepare.ts";
 import type { Recipe } from "../recipe/schema.ts";
-import { engine, start } from "../tensor/index.ts";
+import { engine } from "../tensor/index.ts";
 import { hostView } from "../tensor/tensor.ts";
-import type { Done, Job, Measured } from "./job.ts";
+import { baseRecipe, type Done, type Job, type Measured } from "./job.ts";
 import type { Choice } from "./methods.ts";
 import { planMethod, weightBytes, type Plan, type Refused } from "./plan.ts";
 import { runInProcess, slots, type JobProgress, type Workers } from "./processes.ts";
 import { bestRate, rowOf, type Row } from "./rows.ts";
-import { keepSetup, type Budget, type Setup } from "./setup.ts";
+import { holdsSetup, writeSetup, type Budget, type Setup } from "./setup.ts";
 
 export interface CompareOptions extends Workers {
   readonly version: string;
@@ -61,9 +62,8 @@ async function leftBehind(folder: string, job: Job): Promise<Done | undefined> {
  */
 export async function compare(options: CompareOptions): Promise<Comparison> {
   const { folder, recipe, choices, rates, seeds, signal, onEvent } = options;
+  const { base: model } = await prepare(baseRecipe(recipe));
   const text = await openText(recipe.data.text);
-  await start();
-  const { model } = await openModel(recipe.model);
   const weights = [...parameters(model).values()];
   const total = weights.reduce((sum, { size }) => sum + size, 0);
   const budget = options.budget ?? { of: "parameters", limit: Math.floor(total / 20) };
@@ -75,17 +75,17 @@ export async function compare(options: CompareOptions): Promise<Comparison> {
     fingerprint: fingerprint(new TextEncoder().encode(text), ...weights.map((w) => hostView(w) as ArrayLike<number>)),
     budget,
   };
-  await mkdir(folder, { recursive: true });
-  await keepSetup(folder, setup);
+  const goesOn = await holdsSetup(folder, setup);
   const plans: (Plan | Refused)[] = [];
   for (const choice of choices) {
     signal.throwIfAborted();
-    const plan = await planMethod(model, choice, recipe, budget);
-    plans.push(plan);
-    onEvent?.({ event: "planned", plan });
+    plans.push(await planMethod(model, choice, recipe, budget));
   }
   const possible = plans.flatMap((plan) => ("refused" in plan ? [] : [plan]));
   if (possible.length === 0) throw nothingFits(plans as Refused[]);
+  for (const plan of plans) onEvent?.({ event: "planned", plan });
+  await mkdir(folder, { recursive: true });
+  if (!goesOn) await writeSetup(folder, setup);
   const failing = new AbortController();
   const grid = new Grid({ ...options, signal: AbortSignal.any([signal, failing.signal]) }, plans, 1 + possible.length * (rates.length + seeds - 1));
   // where one process cannot even be started, the others end too

@@ -3,6 +3,7 @@ import { StrutError } from "../errors.ts";
 import { evaluate, type Model } from "../models/index.ts";
 import { prepare } from "../recipe/prepare.ts";
 import { trainOptions } from "../recipe/run.ts";
+import type { Recipe } from "../recipe/schema.ts";
 import { engine } from "../tensor/index.ts";
 import { train, type StepEvent } from "../training/index.ts";
 import { savedBytes } from "./plan.ts";
@@ -41,18 +42,20 @@ export type Done = { readonly job: Job; readonly measured: Measured } | { readon
 
 const median = (values: readonly number[]): number => values.toSorted((a, b) => a - b)[values.length >> 1] ?? 0;
 
+/** A recipe's model, text and training without a method. */
+export function baseRecipe(recipe: Recipe): Recipe {
+  const { targets: _, ...rest } = recipe;
+  return { ...rest, method: "full" };
+}
+
 /** Trains one method at one rate from one seed, and measures it. */
 export async function runJob({ recipe }: Setup, { method, seed }: Job, onStep?: (event: StepEvent) => void): Promise<Measured> {
   const began = performance.now();
-  const { id, options, rate } = method ?? { id: "full", options: {}, rate: 0 };
-  const { targets, ...untargeted } = recipe;
-  const prepared = await prepare({
-    ...untargeted,
-    ...(targets === undefined || !method ? {} : { targets }),
-    method: id,
-    options,
-    training: { ...recipe.training, learningRate: rate, seed },
-  });
+  const prepared = await prepare(
+    method
+      ? { ...recipe, method: method.id, options: { ...method.options }, training: { ...recipe.training, learningRate: method.rate, seed } }
+      : baseRecipe(recipe),
+  );
   const [validation, test] = halves(prepared.heldOut!);
   const { window } = prepared;
   const score = async (model: Model, ids: Int32Array): Promise<{ loss: number; tokens: number }> => {

@@ -55,7 +55,7 @@ function words({ setup: { recipe, budget, backend, version }, seeds, rates, base
   return [
     `Model ${recipe.model}, text ${data.text}: the last ${share} are measured (${grouped(base.tokens)} tokens), the ${share} before choose the learning rate, the rest trains.`,
     `Budget: ${grouped(budget.limit)} ${budget.of === "bytes" ? "bytes in the saved adapter" : "trainable parameters"}, on ${targets === undefined ? "the default modules" : [targets].flat().join(", ")}; the size of each method is the largest that fits.`,
-    `Each method: ${training.steps ?? 0} steps of ${training.batchSize} × ${data.window ?? 0} tokens; rates ${rates.join(", ")} from the first of ${seeds} seeds, then all seeds at the best; mean ± standard deviation.`,
+    `Each method: ${training.steps ?? 0} steps of ${training.batchSize} × ${data.window ?? 0} tokens; rates ${rates.join(", ")} from ${seeds === 1 ? "one seed" : `the first of ${seeds} seeds, then all seeds at the best; mean ± standard deviation`}.`,
     `"tensors" and "process" are the most memory until the end of training, of all tensors and of the whole process, Node included. One thread a process; strut ${version}, ${backend}.`,
   ];
 }
@@ -71,7 +71,7 @@ export function markdownReport(comparison: Comparison, command: string): string 
   return `${markdownTable(heads, rows)}\n\n${words(comparison).join("\n")}\n\n\`\`\`sh\n${command}\n\`\`\`\n`;
 }
 
-/** Loss by what is stored, as SVG. */
+/** Loss by what is stored, as SVG; empty where no method came to its end. */
 export function plotOf({ setup: { budget }, rows }: Comparison): string {
   const points = rows.flatMap(({ label, loss, parameters, bytes }) => {
     const x = budget.of === "bytes" ? bytes : parameters;
@@ -86,6 +86,12 @@ const style = `:root{color-scheme:light dark}body{font:16px/1.5 system-ui,sans-s
 th,td{padding:.3rem .7rem;border-bottom:1px solid #ddd;text-align:left;white-space:nowrap}td:nth-child(12){white-space:normal;min-width:14rem}.number{text-align:right}tbody th{font-weight:500}
 .best{font-weight:700}.best::after{content:" ★";font-size:.7em}svg{max-width:100%;height:auto}code{overflow-wrap:anywhere}
 @media(prefers-color-scheme:dark){body{color:#e6e6e6;background:#16181b}th,td{border-color:#3a3e43}}`;
+
+function figure(comparison: Comparison): string {
+  const plot = plotOf(comparison);
+  if (plot === "") return "";
+  return `<figure>\n${plot}<figcaption>Nothing to the left of a marked method is better. Bars are a standard deviation over seeds.</figcaption>\n</figure>\n`;
+}
 
 /** One page with everything in it. */
 export function htmlReport(comparison: Comparison, command: string): string {
@@ -124,10 +130,7 @@ ${rows.map((row) => `<tr>${row.map(cell).join("")}</tr>`).join("\n")}
 </tbody>
 </table>
 </div>
-<figure>
-${plotOf(comparison)}<figcaption>Nothing to the left of a marked method is better. Bars are a standard deviation over seeds.</figcaption>
-</figure>
-<p>Again: <code>${escaped(command)}</code></p>
+${figure(comparison)}<p>Again: <code>${escaped(command)}</code></p>
 </main>
 </body>
 </html>

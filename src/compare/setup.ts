@@ -27,8 +27,8 @@ const FILE = "setup.json";
 
 export const readSetup = async (folder: string): Promise<Setup> => JSON.parse(await readText(join(folder, FILE))) as Setup;
 
-/** Keeps the setup in the folder of a comparison; a folder that holds one with another setup is refused. */
-export async function keepSetup(folder: string, setup: Setup): Promise<void> {
+/** Whether the folder holds this comparison already; one with another setup is refused. */
+export async function holdsSetup(folder: string, setup: Setup): Promise<boolean> {
   const before = await readSetup(folder).catch((error: unknown) => {
     if (error instanceof StrutError) return undefined; // none there yet
     throw new StrutError("files", `${join(folder, FILE)} is no setup of a comparison`, {
@@ -37,11 +37,13 @@ export async function keepSetup(folder: string, setup: Setup): Promise<void> {
       cause: error,
     });
   });
-  if (before === undefined) return writeAtomically(join(folder, FILE), `${JSON.stringify(setup, null, 2)}\n`);
+  if (before === undefined) return false;
   const change = firstDifference(before, JSON.parse(JSON.stringify(setup)));
-  if (!change) return;
+  if (!change) return true;
   throw new StrutError("option", `${folder} holds a comparison with another setup: ${change.where} was ${change.before}, now it is ${change.now}`, {
     path: folder,
     hint: "Choose another folder with --out, or give the options it was started with; methods, rates and seeds may be added.",
   });
 }
+
+export const writeSetup = (folder: string, setup: Setup): Promise<void> => writeAtomically(join(folder, FILE), `${JSON.stringify(setup, null, 2)}\n`);

@@ -7,7 +7,7 @@ const points: Point[] = [
   { label: "worse and larger", x: 200, y: 4.1 },
   { label: "better", x: 300, y: 3.5, spread: 0.02 },
   { label: "as good and larger", x: 400, y: 3.5 },
-  { label: "a <b> & \"c\"", x: 5000, y: 3.4 },
+  { label: 'a <b> & "c"', x: 5000, y: 3.4 },
 ];
 
 const drawn = (all: readonly Point[]) => parseHTML(paretoPlot({ title: "Loss", xTitle: "parameters", yTitle: "nats", points: all, limit: 1000 })).document;
@@ -36,7 +36,9 @@ describe("a Pareto plot", () => {
   it("keeps labels apart however close their points are", () => {
     const crowd = Array.from({ length: 30 }, (_, i) => ({ label: `method ${i}`, x: 1000 + i, y: 3 + (i % 7) / 1000 }));
     const document = drawn(crowd);
-    const heights = [...document.querySelectorAll("text")].filter((text) => text.textContent!.startsWith("method")).map((text) => Number(text.getAttribute("y")));
+    const heights = [...document.querySelectorAll("text")]
+      .filter((text) => text.textContent!.startsWith("method"))
+      .map((text) => Number(text.getAttribute("y")));
     expect(heights.length).toBe(30);
     for (const [i, height] of heights.entries()) if (i > 0) expect(height - heights[i - 1]!).toBeGreaterThan(15.8);
     const [top, bottom] = [0, Number(document.querySelector("svg")!.getAttribute("height"))];
