@@ -122,7 +122,8 @@ function checkOptions(type: Combination, adapters: readonly string[], weights: r
  * an rsLoRA's setting and is √r off, this is not. A module that an adapter lacks gets nothing from it.
  *
  * @example
- * const both = await combine(model, ["poems", "letters"], [0.7, 0.3], { as: "both", type: "svd", rank: 8 });
+ * const two = await adapt(await adapt(model, lora, {}, { name: "poems" }), lora, {}, { name: "letters" });
+ * const both = await combine(two, ["poems", "letters"], [0.7, 0.3], { as: "both", type: "svd", rank: 8 });
  */
 export async function combine(model: Model, adapters: readonly string[], weights: readonly number[], options: CombineOptions): Promise<Model> {
   const { as, seed = 0, clamp } = options;

@@ -5,6 +5,6 @@ export { combine, combinations, type Combination, type CombineOptions } from "./
 export { dora } from "./dora.ts";
 export { lora, rslora } from "./lora.ts";
 export { merge, unmerge } from "./merge.ts";
-export { loadAdapter } from "./read.ts";
+export { loadAdapter, loadAdapters } from "./read.ts";
 export { toLora, type ConversionError, type ToLoraOptions } from "./to-lora.ts";
-export { saveAdapter } from "./write.ts";
+export { saveAdapter, saveAdapters } from "./write.ts";

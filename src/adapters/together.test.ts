@@ -1,11 +1,12 @@
+import { readdir } from "node:fs/promises";
 import { beforeAll, describe, expect, it } from "vitest";
-import { baseOf, scaffolds } from "../../test/laws/scaffolds.ts";
+import { baseOf, inFolder, scaffolds } from "../../test/laws/scaffolds.ts";
 import { stir } from "../../test/laws/subject.ts";
 import type { Model } from "../models/index.ts";
 import { forward } from "../models/index.ts";
 import type { Run } from "../nn/contracts.ts";
 import { backward, noGrad, scope, start, sum, tensor, toBytes } from "../tensor/index.ts";
-import { activate, adapt, adapterParameters, attachedTo, dora, lora, merge, toLora } from "./index.ts";
+import { activate, adapt, adapterParameters, attachedTo, dora, loadAdapters, lora, merge, saveAdapters, toLora } from "./index.ts";
 
 const scaffold = scaffolds.find(({ name }) => name === "llama f64")!;
 const rows = [
@@ -63,6 +64,24 @@ describe("a batch of several adapters", () => {
     await expect(answer(model, rows, { mix: ["one", null, "four", null] })).rejects.toThrow(/the adapter four, which the model does not have/);
     const normed = await adapt(base, lora, {}, { targets: ["q_proj"], modulesToSave: ["model.norm"], name: "normed" });
     await expect(answer(normed, rows, { mix: ["normed", null, null, null] })).rejects.toThrow(/has trained the norm model.norm/);
+  });
+});
+
+describe("several adapters on one base", () => {
+  it("of different methods are saved and loaded together, and answer as before, alone and stacked", async () => {
+    const model = await twoAdapters();
+    await inFolder(async (folder) => {
+      await saveAdapters(model, `${folder}/all`);
+      expect((await readdir(`${folder}/all`)).sort()).toEqual(["one", "three", "two"]);
+      const back = await loadAdapters(base, `${folder}/all`, { methods: [lora, dora] as never });
+      expect(back.active).toEqual(["one", "three", "two"]);
+      expect(await answer(back, rows)).toEqual(await answer(activate(model, ["one", "three", "two"]), rows));
+      for (const name of back.active) expect(await answer(activate(back, [name]), rows), name).toEqual(await answer(activate(model, [name]), rows));
+      const named = await adapt(model, lora, { r: 2 }, { targets: ["v_proj"] });
+      await saveAdapters(named, `${folder}/default-too`);
+      expect((await readdir(`${folder}/default-too`)).sort()).toEqual(["adapter_config.json", "adapter_model.safetensors", "one", "three", "two"]);
+      await expect(loadAdapters(base, folder, { methods: [lora] as never })).rejects.toThrow(/holds no adapter/);
+    });
   });
 });
 
