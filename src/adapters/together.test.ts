@@ -80,7 +80,7 @@ describe("several adapters on one base", () => {
       const named = await adapt(model, lora, { r: 2 }, { targets: ["v_proj"] });
       await saveAdapters(named, `${folder}/default-too`);
       expect((await readdir(`${folder}/default-too`)).sort()).toEqual(["adapter_config.json", "adapter_model.safetensors", "one", "three", "two"]);
-      await expect(loadAdapters(base, folder, { methods: [lora] as never })).rejects.toThrow(/holds no adapter/);
+      await expect(loadAdapters(base, "data", { methods: [lora] as never })).rejects.toThrow(/holds no adapter/);
     });
   });
 });
