@@ -1,8 +1,10 @@
 export { activate, adapt, coverage, removeAdapter, type AdaptOptions } from "./adapt.ts";
 export { adapter, addAt, applyAt, type Adapter, type AdapterLayout, type InitContext } from "./adapter.ts";
 export { adapterParameters, attachedTo, type AttachedAdapter, type Coverage, type Targeting } from "./attach.ts";
+export { combine, combinations, type Combination, type CombineOptions } from "./combine.ts";
 export { dora } from "./dora.ts";
 export { lora, rslora } from "./lora.ts";
 export { merge, unmerge } from "./merge.ts";
-export { loadAdapter } from "./read.ts";
-export { saveAdapter } from "./write.ts";
+export { loadAdapter, loadAdapters } from "./read.ts";
+export { toLora, type ConversionError, type ToLoraOptions } from "./to-lora.ts";
+export { saveAdapter, saveAdapters } from "./write.ts";

@@ -1,5 +1,5 @@
 import { StrutError } from "../errors.ts";
-import { openAdapterDirectory, type AdapterDirectory, type OwnConfig } from "../formats/adapter-directory.ts";
+import { adaptersIn, openAdapterDirectory, type AdapterDirectory, type OwnConfig } from "../formats/adapter-directory.ts";
 import type { LoraPeftConfig, PeftConfig } from "../formats/peft-config.ts";
 import { parsePeftKeys, refuseStrayKeys, type ParsedKeys, type SharedPart } from "../formats/peft-keys.ts";
 import { loraLayers, refuseUnreadableLora, type LoraSite } from "../formats/peft-lora.ts";
@@ -156,6 +156,21 @@ export async function loadAdapter(model: Model, folder: string, { name = "defaul
   } finally {
     await directory.close();
   }
+}
+
+/**
+ * Puts all adapters of a folder on a model, as `saveAdapters` and PEFT write them, and makes them active together.
+ *
+ * @example
+ * const both = await loadAdapters(base, "my-adapter", { methods: [lora, dora] });
+ */
+export async function loadAdapters(model: Model, folder: string, options: Omit<LoadAdapterOptions, "name">): Promise<Model> {
+  const found = await adaptersIn(folder);
+  if (found.size === 0)
+    throw new StrutError("files", `The folder ${folder} holds no adapter.`, { path: folder, hint: "Name the folder that adapters were saved into." });
+  let adapted = model;
+  for (const [name, path] of found) adapted = await loadAdapter(adapted, path, { ...options, name });
+  return withAdapters(adapted, adapted.adapters, [...found.keys()]);
 }
 
 /** The tensors of each adapted module, and the keys that are not the method's own. */

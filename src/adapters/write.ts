@@ -1,5 +1,5 @@
 import { StrutError } from "../errors.ts";
-import { writeAdapterDirectory, type OwnConfig } from "../formats/adapter-directory.ts";
+import { writeAdapterDirectory, type AdapterContents, type OwnConfig } from "../formats/adapter-directory.ts";
 import { isLora, loraKeys, parsePeftConfig, type PeftConfig } from "../formats/peft-config.ts";
 import { peftKey, type SharedPart } from "../formats/peft-keys.ts";
 import { savesEmbeddings } from "../formats/peft-matching.ts";
@@ -139,9 +139,22 @@ export async function saveAdapter(
   folder: string,
   { name = model.active[0] ?? "default", overwrite = false }: { name?: string; overwrite?: boolean } = {},
 ): Promise<void> {
+  await writeAdapterDirectory(folder, new Map([[name, contentsOf(model, name)]]), { overwrite });
+}
+
+/**
+ * Writes all adapters of a model into one folder, each a directory of its own: "default" the folder itself, as PEFT has it.
+ *
+ * @example
+ * await saveAdapters(await adapt(tuned, dora, {}, { name: "second" }), "out/adapters");
+ */
+export const saveAdapters = (model: Model, folder: string, options: { overwrite?: boolean } = {}): Promise<void> =>
+  writeAdapterDirectory(folder, new Map([...model.adapters.keys()].map((name) => [name, contentsOf(model, name)])), options);
+
+function contentsOf(model: Model, name: string): AdapterContents {
   const set = finished(model, required(model, name));
   const { type, beside } = set.definition.layout;
   const peft = type ? peftConfigOf(model, set) : undefined;
   const own = !type || beside ? ownConfigOf(model, set) : undefined;
-  await writeAdapterDirectory(folder, { ...(peft ? { peft } : {}), ...(own ? { own } : {}), tensors: tensorsOf(model, set, peft) }, { overwrite });
+  return { ...(peft ? { peft } : {}), ...(own ? { own } : {}), tensors: tensorsOf(model, set, peft) };
 }

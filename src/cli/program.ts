@@ -15,6 +15,8 @@ const commands: Record<string, { summary: string; hidden?: true; load: () => Pro
   eval: { summary: "Measure how well a model predicts a text.", load: () => import("./eval.ts") },
   generate: { summary: "Continue a text.", load: () => import("./generate.ts") },
   merge: { summary: "Fold an adapter into its base model.", load: () => import("./merge.ts") },
+  combine: { summary: "Make one LoRA of several adapters.", load: () => import("./combine.ts") },
+  "to-lora": { summary: "Convert any mergeable adapter to a LoRA of a rank.", load: () => import("./to-lora.ts") },
   convert: { summary: "Change dtype, sharding or adapter naming of a folder.", load: () => import("./convert.ts") },
   methods: { summary: "List the methods, or describe one.", load: () => import("./methods.ts") },
 };

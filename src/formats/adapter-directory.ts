@@ -1,9 +1,9 @@
 import { z } from "zod";
 import { StrutError } from "../errors.ts";
-import { writeAtomically } from "./files.ts";
+import { fileError, writeAtomically, writeFolderAtomically } from "./files.ts";
 import { readJsonObject } from "./huggingface.ts";
 import type { PeftConfig } from "./peft-config.ts";
-import { openPeftDirectory, writeAdapterFolder } from "./peft-directory.ts";
+import { fillPeftFolder, openPeftDirectory } from "./peft-directory.ts";
 import type { SafetensorsFile } from "./safetensors.ts";
 import { openSafetensorsFile } from "./safetensors-folder.ts";
 import type { TensorToWrite } from "./safetensors-write.ts";
@@ -11,6 +11,7 @@ import { files, paths } from "./system.ts";
 
 const { join } = paths;
 const OWN = "strut.json";
+const PEFT = "adapter_config.json";
 const WEIGHTS = "adapter_model.safetensors";
 
 const record = z.record(z.string(), z.unknown());
@@ -67,13 +68,31 @@ export interface AdapterContents {
   readonly tensors: Iterable<TensorToWrite>;
 }
 
-/** Writes an adapter's folder, whole or not at all. */
-export const writeAdapterDirectory = (folder: string, { peft, own, tensors }: AdapterContents, options: { overwrite?: boolean } = {}): Promise<void> =>
-  writeAdapterFolder(
+/**
+ * Writes adapters by name, whole or not at all: "default" into the folder itself and the others into subfolders of their names, as
+ * PEFT does; a single one always into the folder itself.
+ */
+export const writeAdapterDirectory = (folder: string, adapters: ReadonlyMap<string, AdapterContents>, options: { overwrite?: boolean } = {}): Promise<void> =>
+  writeFolderAtomically(
     folder,
-    { tensors, ...(peft ? { config: peft } : {}) },
     async (temporary) => {
-      if (own) await writeAtomically(join(temporary, OWN), `${JSON.stringify(own, null, 2)}\n`);
+      for (const [name, { peft, own, tensors }] of adapters) {
+        const at = adapters.size === 1 || name === "default" ? temporary : join(temporary, name);
+        if (at !== temporary) await files.mkdir(at, { recursive: true });
+        await fillPeftFolder(at, { tensors, ...(peft ? { config: peft } : {}) });
+        if (own) await writeAtomically(join(at, OWN), `${JSON.stringify(own, null, 2)}\n`);
+      }
     },
     options,
   );
+
+/** The adapters that stand in a folder, by name: "default" in the folder itself, others in subfolders. */
+export async function adaptersIn(folder: string): Promise<Map<string, string>> {
+  const holds = async (path: string): Promise<boolean> => (await files.readdir(path).catch(() => [] as string[])).some((name) => name === OWN || name === PEFT);
+  const names = await files.readdir(folder).catch((cause: unknown) => {
+    throw fileError(cause, folder, "read");
+  });
+  const found = new Map<string, string>((await holds(folder)) ? [["default", folder]] : []);
+  for (const name of [...names].sort()) if (await holds(join(folder, name))) found.set(name, join(folder, name));
+  return found;
+}

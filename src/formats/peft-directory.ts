@@ -96,23 +96,14 @@ export interface PeftContents {
  * replaced as a whole with `overwrite`. PEFT puts an adapter that is not named "default" into a subfolder of its name.
  */
 export const writePeftDirectory = (folder: string, contents: PeftContents, options: { overwrite?: boolean } = {}): Promise<void> =>
-  writeAdapterFolder(folder, contents, async () => {}, options);
+  writeFolderAtomically(folder, (temporary) => fillPeftFolder(temporary, contents), options);
 
-/** The same, with more files or without PEFT's config. */
-export async function writeAdapterFolder(
+/** Writes an adapter's tensors, and its config if PEFT has one for it, into a folder that is there. */
+export async function fillPeftFolder(
   folder: string,
   { config, tensors, template }: Omit<PeftContents, "config"> & Partial<Pick<PeftContents, "config">>,
-  more: (temporary: string) => Promise<void>,
-  options: { overwrite?: boolean },
 ): Promise<void> {
-  await writeFolderAtomically(
-    folder,
-    async (temporary) => {
-      const metadata = { format: "pt" };
-      await writeSafetensors(join(temporary, WEIGHTS), tensors, { metadata, ...(template ? { template } : {}) });
-      if (config) await writePeftConfig(temporary, config);
-      await more(temporary);
-    },
-    options,
-  );
+  const metadata = { format: "pt" };
+  await writeSafetensors(join(folder, WEIGHTS), tensors, { metadata, ...(template ? { template } : {}) });
+  if (config) await writePeftConfig(folder, config);
 }

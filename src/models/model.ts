@@ -4,6 +4,7 @@ import type { AdapterSet, Attachment, Observer, RunnableModel, Run, Site } from 
 import { convolve, dense, isOperator, lookUp, patchesOf, scaledRows, sumOf, type ConvGeometry, type LinearOperator } from "../operators/index.ts";
 import { add, batchNorm, full, noGrad, Parameter, permute, stopGradient, sub, type Tensor } from "../tensor/index.ts";
 import { record } from "../tensor/tape.ts";
+import { checkMix, mixed } from "./mix.ts";
 
 /** One module with weights, as the architecture lists it. */
 export interface LayerSpec {
@@ -149,6 +150,10 @@ export function currentSite({ site, bias: base, weight: { dtype } }: Layer, acti
 /** One linear or conv2d layer with its active adapters, and the observer's taps. */
 export function applyLinear(model: Model, path: string, x: Tensor, run: Run): Tensor {
   const layer = layerAt(model, path);
+  if (run.mix && layer.attached.length > 0) {
+    const { mix, ...plain } = run;
+    return mixed(model, mix, x, (own, part) => applyLinear(own, path, part, plain));
+  }
   const active = acting(model, layer);
   const site = currentSite(layer, active);
   const { weight, bias } = site;
@@ -173,6 +178,10 @@ function observed(y: Tensor, site: Site, observer: Observer): Tensor {
 /** Rows of an embedding with its active adapters. */
 export function applyEmbedding(model: Model, path: string, ids: Tensor, run: Run): Tensor {
   const layer = layerAt(model, path);
+  if (run.mix && layer.attached.length > 0) {
+    const { mix, ...plain } = run;
+    return mixed(model, mix, ids, (own, part) => applyEmbedding(own, path, part, plain));
+  }
   const active = acting(model, layer);
   const site = currentSite(layer, active);
   let y = lookUp(site.weight, ids);
@@ -221,7 +230,8 @@ export function forward(model: Model, input: Tensor, run: Run = {}): Tensor {
 export function hidden(model: Model, input: Tensor, run: Run = {}): Tensor {
   if (model.architecture.check) model.architecture.check(model.dimensions, input);
   else checkIds(input, run.caches?.[0]?.length ?? 0, languageDimensions(model).context);
-  return model.architecture.forward(model, input, run);
+  if (run.mix) checkMix(model, run.mix, input.shape[0]!);
+  return model.architecture.forward(run.mix ? { ...model, active: [] } : model, input, run);
 }
 
 /** Throws unless the input is token ids that fit into the context behind `past` others. */

@@ -63,6 +63,8 @@ export interface Run {
   readonly recompute?: boolean;
   /** Only the blocks from `from` to before `until`; the first of them gets x in place of what came before. */
   readonly part?: { readonly from: number; readonly until: number; readonly x?: Tensor };
+  /** The adapter of each row of the batch, null for the base alone; in place of the active ones. Every module's output is that of its rows alone. */
+  readonly mix?: readonly (string | null)[];
   /** i32 [batch, tokens]: 1 where there is a token, 0 where there is padding; encoders read it. */
   readonly mask?: Tensor;
 }

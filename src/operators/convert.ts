@@ -15,6 +15,8 @@ export interface LowRankResult {
   error: number;
   /** √Σσ² of what was left out: ‖W − BA‖_F. "randomized" takes it from ‖W‖² − Σσ², to about 3e-4·‖W‖ in f32. */
   discarded: number;
+  /** ‖W‖_F */
+  norm: number;
 }
 
 type LowRank = ReturnType<typeof lowRank>;
@@ -91,7 +93,7 @@ export async function toLowRank(operator: LinearOperator, rank: number, options:
       const root = tensor(S.slice(0, kept).map(Math.sqrt), [kept], U.dtype);
       const B = cast(mul(slice(U, 1, 0, kept), root), matrix.dtype);
       const A = cast(mul(slice(Vh, 0, 0, kept), reshape(root, [kept, 1])), matrix.dtype);
-      return { operator: lowRank(B, A), error: whole === 0 ? 0 : discarded / whole, discarded };
+      return { operator: lowRank(B, A), error: whole === 0 ? 0 : discarded / whole, discarded, norm: whole };
     }),
   );
 }

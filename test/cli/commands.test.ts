@@ -150,6 +150,35 @@ describe("strut generate", () => {
   });
 });
 
+describe("strut to-lora", () => {
+  it("writes a LoRA of the wanted rank, and prints what it lost", async () => {
+    const out = join(folder, "as-lora");
+    const { error, sites } = json(await strut("to-lora", STORIES, DORA, "--rank", "8", "--out", out, "--json"));
+    expect(error).toBeGreaterThan(0.01);
+    expect(Math.max(...Object.values(sites as Record<string, number>))).toBeGreaterThanOrEqual(error);
+    const info = json(await strut("info", out, "--json"));
+    expect(info).toMatchObject({ kind: "adapter" });
+    const full = await strut("to-lora", STORIES, DORA, "--rank", "64", "--out", join(folder, "as-full-lora"));
+    expect(full.out).toMatch(/^lost +0 of the update/m);
+    const wrong = await strut("to-lora", STORIES, DORA, "--rank", "0", "--out", join(folder, "none"));
+    expect([wrong.code, wrong.err]).toEqual([1, expect.stringMatching(/rank is 0; it must be a whole number/)]);
+  });
+});
+
+describe("strut combine", () => {
+  it("makes one LoRA of two, which weighs them as told", async () => {
+    const [a, b] = ["a", "b"].map((name) => join("test/interop/combine/in", name));
+    const out = join(folder, "combined");
+    const { code } = await strut("combine", STORIES, a!, b!, "--weights", "0.7,0.4", "--out", out);
+    expect(code).toBe(0);
+    const twice = await strut("combine", STORIES, out, "--weights", "1", "--type", "svd", "--rank", "8", "--out", join(folder, "combined-again"));
+    expect(twice.out).toMatch(/^combined +1 × /m);
+    const few = await strut("combine", STORIES, a!, b!, "--weights", "1", "--out", join(folder, "few"));
+    expect([few.code, few.err]).toEqual([1, expect.stringMatching(/2 adapters and 1 weights/)]);
+    expect((await strut("combine", STORIES, a!, b!, "--weights", "x,1", "--out", join(folder, "words"))).code).toBe(2);
+  });
+});
+
 describe("strut merge", () => {
   it("writes a folder that evaluates as the adapted model does", async () => {
     const out = join(folder, "merged");
@@ -194,7 +223,7 @@ describe("strut methods", () => {
 });
 
 describe("help", () => {
-  it.each(["demo", "info", "train", "eval", "generate", "merge", "convert", "methods"])("strut %s --help", async (name) => {
+  it.each(["demo", "info", "train", "eval", "generate", "merge", "combine", "to-lora", "convert", "methods"])("strut %s --help", async (name) => {
     const { code, out, err } = await strut(name, "--help");
     expect([code, err]).toEqual([0, ""]);
     expect(out).toMatch(new RegExp(`^Usage: strut ${name}`));

@@ -3,8 +3,9 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { beforeAll, describe, expect, it } from "vitest";
 import { activate, dora, loadAdapter, lora, merge, saveAdapter } from "../../src/adapters/index.ts";
-import { forward, loadModel, saveModel, type Model } from "../../src/models/index.ts";
-import { noGrad, start, tensor } from "../../src/tensor/index.ts";
+import { loadModel, saveModel, type Model } from "../../src/models/index.ts";
+import { start } from "../../src/tensor/index.ts";
+import { logitDifference, type Inputs, type Logits } from "./logits.ts";
 
 // The stored logits were made by PEFT 0.21.0 and transformers 5.18.0 (test/interop/peft/README.md).
 const root = "test/interop/peft";
@@ -13,10 +14,10 @@ const methods = [lora, dora];
 interface Expected {
   base: string;
   adapter_dir?: string;
-  inputs: Record<string, number[][]>;
-  adapted_logits: Record<string, number[][][]>;
-  both_active_logits?: Record<string, number[][][]>;
-  reloaded_logits?: Record<string, number[][][]>;
+  inputs: Inputs;
+  adapted_logits: Logits;
+  both_active_logits?: Logits;
+  reloaded_logits?: Logits;
 }
 
 const expectedOf = async (name: string) => JSON.parse(await readFile(join(root, name, "expected.json"), "utf8")) as Expected;
@@ -30,21 +31,7 @@ beforeAll(async () => {
   await start();
 });
 
-/** Largest difference from the stored logits of the last two positions. */
-async function difference(model: Model, { inputs }: Expected, logits: Record<string, number[][][]>): Promise<number> {
-  let most = 0;
-  for (const [key, rows] of Object.entries(inputs)) {
-    const [batch, length] = [rows.length, rows[0]!.length];
-    const out = noGrad(() => forward(model, tensor(rows.flat(), [batch, length], "i32")));
-    const [data, vocabulary] = [await out.data(), out.shape[2]!];
-    logits[key]!.forEach((row, b) =>
-      row.forEach((position, p) =>
-        position.forEach((value, v) => (most = Math.max(most, Math.abs(value - Number(data[(b * length + length - 2 + p) * vocabulary + v]))))),
-      ),
-    );
-  }
-  return most;
-}
+const difference = (model: Model, { inputs }: Expected, logits: Logits): Promise<number> => logitDifference(model, inputs, logits);
 
 const cases = (await readdir(root, { withFileTypes: true })).filter((entry) => entry.isDirectory() && entry.name !== "types").map(({ name }) => name);
 const unreadable = ["lora-bin", "olora", "pissa", "pissa-rslora", "pissa_niter_4"];

@@ -1,10 +1,11 @@
 import { expect } from "vitest";
-import { activate, adapt, adapterParameters, attachedTo, loadAdapter, removeAdapter, saveAdapter, unmerge } from "../../src/adapters/index.ts";
+import { activate, adapt, adapterParameters, attachedTo, loadAdapter, removeAdapter, saveAdapter, toLora, unmerge } from "../../src/adapters/index.ts";
 import { files, paths } from "../../src/formats/system.ts";
 import { loadModel, saveModel } from "../../src/models/index.ts";
 import { train } from "../../src/training/index.ts";
 import type { Params } from "../../src/nn/contracts.ts";
-import { backward, bytesOf, engine, full, isReal, noGrad, Rng, sum, toBytes, zeros } from "../../src/tensor/index.ts";
+import { singularValues } from "../../src/linalg/index.ts";
+import { backward, bytesOf, engine, full, isReal, noGrad, Rng, sub, sum, toBytes, zeros } from "../../src/tensor/index.ts";
 import { equalBytes } from "../support/bytes.ts";
 import { inFolder, outputOf, zeroed } from "./scaffolds.ts";
 import {
@@ -316,6 +317,27 @@ export const adapterLaws: readonly Law[] = [
         expect(distance(together, alone), `${method.id} on top is felt`).toBeGreaterThan(1e-4);
         const merged = mergedOf(activate(both, ["first", "second"]));
         if (merged) expect(distance(await output(merged, subject), together), `merged with ${method.id} on top`).toBeLessThan(tolerance(subject));
+      }
+    },
+  },
+  {
+    name: "converts to a LoRA, and loses what the spectrum beyond the rank holds",
+    async check(subject) {
+      const { method } = subject;
+      const model = await stirred(subject);
+      if (!method.update && !method.weight) {
+        if (!method.copies) expectSentence(await rejection(toLora(model, { rank: 1 })));
+        return;
+      }
+      const whole = await toLora(model, { rank: 99 });
+      expect(distance(await output(whole.model, subject), await output(model, subject)), "at full rank").toBeLessThan(100 * tolerance(subject));
+      const { error } = await toLora(model, { rank: 1, as: "one" });
+      for (const site of byRole(subject)) {
+        const { update, weightAt } = model.layers.get(site.path)!.attached[0]!;
+        const change = noGrad(() => (update ? update(site).toDense() : sub(weightAt!(site).toDense(), site.weight.toDense())));
+        const sigma = await numbers(await singularValues(change));
+        const expected = Math.hypot(...sigma) === 0 ? 0 : Math.hypot(...sigma.slice(1)) / Math.hypot(...sigma);
+        expect(Math.abs(error.sites.get(site.path)! - expected), site.path).toBeLessThan(Math.sqrt(tolerance(subject)));
       }
     },
   },
