@@ -6,7 +6,7 @@ import { parameters } from "../models/index.ts";
 import { openText } from "../recipe/open.ts";
 import { prepare } from "../recipe/prepare.ts";
 import type { Recipe } from "../recipe/schema.ts";
-import { engine } from "../tensor/index.ts";
+import { engine, start } from "../tensor/index.ts";
 import { hostView } from "../tensor/tensor.ts";
 import { baseRecipe, type Done, type Job, type Measured } from "./job.ts";
 import type { Choice } from "./methods.ts";
@@ -62,6 +62,7 @@ async function leftBehind(folder: string, job: Job): Promise<Done | undefined> {
  */
 export async function compare(options: CompareOptions): Promise<Comparison> {
   const { folder, recipe, choices, rates, seeds, signal, onEvent } = options;
+  await start({ threads: 1 });
   const { base: model } = await prepare(baseRecipe(recipe));
   const text = await openText(recipe.data.text);
   const weights = [...parameters(model).values()];

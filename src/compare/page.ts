@@ -24,10 +24,14 @@ const bytesCell = (bytes: number): Cell => ({ text: bytesText(bytes), value: byt
 
 const lossText = ({ mean, spread }: NonNullable<Row["loss"]>): string => `${mean.toFixed(4)}${spread === undefined ? "" : ` ± ${spread.toFixed(4)}`}`;
 
-const cellsOf = (row: Row): Cell[] => [
+/** A rate, with an arrow where the search ended at it and a better one may lie beyond. */
+const rateText = (rate: number, rates: readonly number[]): string =>
+  `${significant(rate)}${rates.length < 2 ? "" : rate === Math.max(...rates) ? " ↑" : rate === Math.min(...rates) ? " ↓" : ""}`;
+
+const cellsOf = (row: Row, rates: readonly number[]): Cell[] => [
   row.label,
   row.loss === undefined ? "–" : row.size ? `${row.size.name} = ${row.size.value}` : "fixed",
-  known(row.rate, (rate) => significant(rate)),
+  known(row.rate, (rate) => rateText(rate, rates)),
   known(row.loss, (loss) => ({ text: lossText(loss), value: loss.mean })),
   known(row.parameters, grouped),
   known(row.bytes, bytesText),
@@ -39,12 +43,12 @@ const cellsOf = (row: Row): Cell[] => [
 ];
 
 /** Columns and rows of the table, with a column of notes where a row has one. */
-function contents({ base, rows }: Comparison): { columns: readonly Column[]; rows: Cell[][] } {
+function contents({ base, rows, rates }: Comparison): { columns: readonly Column[]; rows: Cell[][] } {
   const noted = rows.some(({ note }) => note !== undefined);
   const baseCells = ["the base model", "", "", base.loss.toFixed(4), grouped(base.parameters), bytesText(base.bytes), "", "", "", "", ""];
   return {
     columns: noted ? [...columns, { title: "note" }] : columns,
-    rows: [[...baseCells, ...(noted ? [""] : [])], ...rows.map((row) => [...cellsOf(row), ...(noted ? [row.note ?? ""] : [])])],
+    rows: [[...baseCells, ...(noted ? [""] : [])], ...rows.map((row) => [...cellsOf(row, rates), ...(noted ? [row.note ?? ""] : [])])],
   };
 }
 
@@ -55,7 +59,7 @@ function words({ setup: { recipe, budget, backend, version }, seeds, rates, base
   return [
     `Model ${recipe.model}, text ${data.text}: the last ${share} are measured (${grouped(base.tokens)} tokens), the ${share} before choose the learning rate, the rest trains.`,
     `Budget: ${grouped(budget.limit)} ${budget.of === "bytes" ? "bytes in the saved adapter" : "trainable parameters"}, on ${targets === undefined ? "the default modules" : [targets].flat().join(", ")}; the size of each method is the largest that fits.`,
-    `Each method: ${training.steps ?? 0} steps of ${training.batchSize} × ${data.window ?? 0} tokens; rates ${rates.join(", ")} from ${seeds === 1 ? "one seed" : `the first of ${seeds} seeds, then all seeds at the best; mean ± standard deviation`}.`,
+    `Each method: ${training.steps ?? 0} steps of ${training.batchSize} × ${data.window ?? 0} tokens; rates ${rates.join(", ")} from ${seeds === 1 ? "one seed" : `the first of ${seeds} seeds, then all seeds at the best; mean ± standard deviation`}.${rates.length < 2 ? "" : " An arrow marks a best rate that is the highest or lowest tried."}`,
     `"tensors" and "process" are the most memory until the end of training, of all tensors and of the whole process, Node included. One thread a process; strut ${version}, ${backend}.`,
   ];
 }

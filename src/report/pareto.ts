@@ -40,8 +40,9 @@ export function paretoFront(points: readonly Point[]): Point[] {
     });
 }
 
-/** Powers of ten between two numbers, and twice and five times those where that leaves room. */
+/** Powers of ten between two numbers, and twice and five times those where that leaves room; round numbers on a short axis. */
 function logTicks(from: number, to: number): number[] {
+  if (to / from < 4) return linearTicks(from, to);
   const powers = Array.from({ length: Math.floor(Math.log10(to)) - Math.floor(Math.log10(from)) + 1 }, (_, i) => 10 ** (Math.floor(Math.log10(from)) + i));
   const digits = to / from > 300 ? [1] : [1, 2, 5];
   return powers.flatMap((power) => digits.map((digit) => digit * power)).filter((tick) => tick >= from && tick <= to);

@@ -57,7 +57,7 @@ describe("strut compare", () => {
     expect(out).toMatch(/^lora: r = 2, stores 2,240$/m);
     expect(out).toMatch(/^dora: r = 2, stores 2,720$/m);
     expect(out).toMatch(/^7\/7 {2}\S.*: loss \d\.\d{4}, /m);
-    expect(out).toMatch(/^lora +r = 2 +0\.01 +\d\.\d{4} ± \d\.\d{4}/m);
+    expect(out).toMatch(/^lora +r = 2 +0\.01 ↑ +\d\.\d{4} ± \d\.\d{4}/m);
     const again = /^Again: strut (.*)$/m.exec(out)![1]!.split(" ");
     expect(again.toSorted()).toEqual(tiny("whole").join(" ").replace("1e-3,1e-2", "0.001,0.01").split(" ").toSorted());
     expect(await names(to("whole"))).toEqual(["base.json", "index.html", "jobs", "pareto.svg", "result.json", "setup.json", "table.md"]);
