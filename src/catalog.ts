@@ -6,10 +6,15 @@ import type { Optimizer } from "./optimizers/optimizer.ts";
 /** Every system of strut: id → lazy import. Ids are those of the papers' short names. */
 const methods = {
   adamw: async () => (await import("./optimizers/adamw.ts")).adamw,
+  bottleneck: async () => (await import("./adapters/bottleneck.ts")).bottleneck,
+  compacter: async () => (await import("./adapters/compacter.ts")).compacter,
   dora: async () => (await import("./adapters/dora.ts")).dora,
+  flora: async () => (await import("./adapters/flora.ts")).flora,
+  loldu: async () => (await import("./adapters/loldu.ts")).loldu,
   lora: async () => (await import("./adapters/lora.ts")).lora,
   rslora: async () => (await import("./adapters/lora.ts")).rslora,
   sgd: async () => (await import("./optimizers/sgd.ts")).sgd,
+  svfit: async () => (await import("./adapters/svfit.ts")).svfit,
 } as const satisfies Record<string, () => Promise<unknown>>;
 
 export const methodIds = Object.keys(methods) as readonly (keyof typeof methods)[];

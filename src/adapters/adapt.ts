@@ -155,12 +155,19 @@ export async function adapt<O extends z.ZodObject, P extends Params, S extends P
   model: Model,
   method: Adapter<O, P, S>,
   options: z.input<O> | Readonly<Record<string, unknown>> = {},
-  { name = "default", seed = 0, ...targeting }: AdaptOptions = {},
+  { name = "default", seed = 0, ...given }: AdaptOptions = {},
 ): Promise<Model> {
   if (attachedTo(model, name))
     throw new StrutError("adapter", `the model already has an adapter named ${name}`, { hint: "Give the new one another name, or remove the old one." });
   const definition = method as unknown as Adapter;
   const parsed = parseOptions(definition, options as Record<string, unknown>, definition.layout.options) as Record<string, unknown>;
+  const targeting = {
+    ...definition.defaults?.(
+      parsed as never,
+      [...model.layers.values()].map(({ spec }) => spec),
+    ),
+    ...given,
+  };
   const base = ownBuffers(targeting.layerReplication ? replicateLayers(model, targeting.layerReplication) : model);
   const covered = toCoverage(match(base, method.kinds, targeting));
   const sites = covered.matched.map((path) => base.layers.get(path)!.site!);

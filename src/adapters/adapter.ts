@@ -3,7 +3,8 @@ import type { Awaitable, Live, Method, Params, Regime, Site } from "../nn/contra
 import type { PeftType } from "../formats/peft-config.ts";
 import { convolve, type LinearOperator } from "../operators/index.ts";
 import { add, reshape, type Real, type Rng, type Tensor } from "../tensor/index.ts";
-import type { AttachedAdapter } from "./attach.ts";
+import type { LayerSpec } from "../models/model.ts";
+import type { AttachedAdapter, Targeting } from "./attach.ts";
 
 export interface InitContext {
   /** Forked by the method's id and the site's path. */
@@ -61,10 +62,15 @@ export interface Adapter<O extends z.ZodObject = z.ZodObject, P extends Params =
   regime?(o: z.output<O>): Regime<P>;
   /** Save-time: drop dead ranks, fold gates and scales; with the options that the site then has, where they differ. */
   finish?(p: P, site: Site, o: z.output<O>): { params: P; options?: Readonly<Record<string, unknown>> };
+  /** Where it sits, and what trains beside it, unless the user says otherwise; defaults to PEFT's targets for the model type. */
+  defaults?(o: z.output<O>, layers: readonly LayerSpec[]): Targeting;
   /** The whole-number option that sets how much is stored; defaults to `r` where there is one. */
   readonly size?: string;
   readonly layout: AdapterLayout;
 }
+
+/** The same tensor names at sites of every kind. */
+export const atEvery = (names: Readonly<Record<string, string>>): AdapterLayout["tensors"] => ({ linear: names, conv2d: names, embedding: names });
 
 /** x·Wᵀ at a site, of a conv2d the convolution by W. */
 export const applyAt = (site: Site, operator: LinearOperator, x: Tensor): Tensor => (site.conv ? convolve(operator, x, site.conv) : operator.apply(x));

@@ -1,10 +1,15 @@
 export { activate, adapt, coverage, removeAdapter, type AdaptOptions } from "./adapt.ts";
 export { adapter, addAt, applyAt, type Adapter, type AdapterLayout, type InitContext } from "./adapter.ts";
 export { adapterParameters, attachedTo, type AttachedAdapter, type Coverage, type Targeting } from "./attach.ts";
+export { bottleneck } from "./bottleneck.ts";
+export { compacter, phm, type PhmLayer } from "./compacter.ts";
 export { combine, combinations, type Combination, type CombineOptions } from "./combine.ts";
 export { dora } from "./dora.ts";
+export { flora } from "./flora.ts";
+export { loldu } from "./loldu.ts";
 export { lora, rslora } from "./lora.ts";
 export { merge, unmerge } from "./merge.ts";
 export { loadAdapter, loadAdapters } from "./read.ts";
+export { svfit } from "./svfit.ts";
 export { toLora, type ConversionError, type ToLoraOptions } from "./to-lora.ts";
 export { saveAdapter, saveAdapters } from "./write.ts";

@@ -74,4 +74,61 @@ export const sheets: Readonly<Record<string, Sheet>> = {
     ],
     totals: [{ says: '_lora-baselines.md: "DoRA r32 9,289,728"', options: { r: 32 }, sites: llama3B, total: 9_289_728 }],
   },
+  svfit: {
+    says: 'svfit.md: "trainable = Σ r"',
+    count: (_site, o) => o["r"] + (o["pattern"] === "plain" ? 0 : o["r"] * (2 * o["offDiagonals"] + 1) - o["offDiagonals"] * (o["offDiagonals"] + 1) - o["r"]),
+    rank: "r",
+    variants: [{ r: 2 }, { r: 3, relative: true, scale: 0.5 }, { r: 3, pattern: "banded" }, { r: 4, pattern: "random", offDiagonals: 2 }],
+  },
+  loldu: {
+    says: 'loldu.md: "trainable = Σ r"',
+    count: (_site, o) => o["r"] + (o["trainScale"] ? 1 : 0),
+    rank: "r",
+    variants: [
+      { r: 2, alpha: 3 },
+      { r: 3, initMethod: "uniform" },
+      { r: 3, initMethod: "normal" },
+      { r: 2, initMethod: "constant", trainScale: true },
+      { r: 3, pivoting: "rook", saveFactors: false },
+    ],
+  },
+  flora: {
+    says: 'flora.md: "Trainable = Π r_i + Σ dim_i r_i"',
+    count({ out, in: inner, kind }, o) {
+      if (kind === "conv2d") throw new Error("counted in flora.test.ts");
+      const r = typeof o["r"] === "number" ? [Math.min(inner, o["r"]), Math.min(out, o["r"])] : (o["r"] as number[]);
+      return r[0]! * r[1]! + inner * r[0]! + out * r[1]!;
+    },
+    rank: "r",
+    variants: [
+      { r: 2, scale: 1 },
+      { r: 3, dropout: 0.4, coreInit: "llama" },
+      { r: 1, coreInit: "deberta" },
+    ],
+  },
+  bottleneck: {
+    says: 'compacter.md: "Dense adapter r32: 37 656·48"',
+    count: ({ out }, o) => 2 * out * o["width"] + o["width"] + out + (o["addLayerNormBefore"] ? 2 * out : 0) + (o["addLayerNormAfter"] ? 2 * out : 0),
+    variants: [
+      { width: 2, unfreezeLayerNorms: false },
+      { width: 1, nonLinearity: "relu", addLayerNormBefore: true, addLayerNormAfter: true, unfreezeLayerNorms: false },
+    ],
+    totals: [{ says: 'compacter.md: "37 656·48"', options: { width: 24 }, sites: [[768, 768, 48]], total: 37_656 * 48 }],
+  },
+  compacter: {
+    says: 'compacter.md: "n·ρ·(k/n+d/n) = ρ(k+d) weights + d bias"',
+    count({ out }, o) {
+      const [m, n, rho] = [o["width"], o["phmDim"], o["phmRank"] ?? 1];
+      const weights = o["factorizedPhmW"] === false ? (2 * out * m) / n : 2 * rho * (out + m);
+      const rules = o["sharedPhmRule"] === false ? 2 * n ** 3 : 0;
+      return weights + rules + m + out;
+    },
+    shared: (_sites, o) => (o["sharedPhmRule"] === false || o["learnPhm"] === false ? 0 : o["factorizedPhmRule"] ? 2 * o["phmDim"] ** 2 : o["phmDim"] ** 3),
+    variants: [
+      { width: 1, phmDim: 1, unfreezeLayerNorms: false },
+      { width: 1, phmDim: 1, factorizedPhmW: false, unfreezeLayerNorms: false, sharedPhmRule: false },
+      { width: 1, phmDim: 1, factorizedPhmRule: true, unfreezeLayerNorms: false, phmInitRange: 0.5 },
+    ],
+    totals: [{ says: 'compacter.md: "per adapter 2·(768+24)+24+768 = 2376"', options: { width: 24, phmDim: 4 }, sites: [[768, 768, 48]], total: 114_048 }],
+  },
 };

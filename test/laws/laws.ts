@@ -168,8 +168,12 @@ export const adapterLaws: readonly Law[] = [
         const found = backward(sum(outputOf(model, subject.scaffold, { recompute })));
         return new Map([...adapterParameters(set)].flatMap(([key, p]) => (found.has(p) ? [[key, toBytes(found.get(p)!)] as const] : [])));
       };
-      const plain = gradients(false);
-      expect(sameBytes(plain, gradients(true))).toEqual([]);
+      const [plain, again] = [gradients(false), gradients(true)];
+      // what sites share adds up block by block, so in another order
+      const shared = (key: string): boolean => key.startsWith("default/shared/");
+      expect(sameBytes(plain, again).filter((key) => !shared(key))).toEqual([]);
+      const view = (bytes: Uint8Array): number[] => Array.from(new (subject.scaffold.dtype === "f64" ? Float64Array : Float32Array)(bytes.slice().buffer));
+      for (const [key, bytes] of plain) if (shared(key)) expect(distance(view(again.get(key)!), view(bytes)), key).toBeLessThan(tolerance(subject));
       expect(plain.size, "some parameter has a gradient").toBeGreaterThan(0);
     },
   },

@@ -143,7 +143,10 @@ export async function fingerprint(
   placement: Placement = {},
 ): Promise<{ values: Map<string, Uint8Array>; output: Uint8Array; outputs: number[] }> {
   const model = await put(subject, placement);
-  const values = new Map([...adapterParameters(attachedTo(model, "default")!)].map(([key, p]) => [key, toBytes(p)]));
+  const { entries, shared } = attachedTo(model, "default")!;
+  const values = new Map(
+    [...entries, ["shared", shared] as const].flatMap(([path, params]) => Object.entries(params).map(([key, p]) => [`${path}/${key}`, toBytes(p)] as const)),
+  );
   stir(model);
   attachedTo(model, "default")!.live.training = true;
   const out = noGrad(() => outputOf(model, subject.scaffold));
