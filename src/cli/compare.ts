@@ -104,14 +104,15 @@ async function compareMethods(options: Options, again: string, io: Io): Promise<
     training: { steps: options.steps, batchSize: options.batchSize, weightDecay: 0, warmup: 0.05, clip: 1 },
   });
   const signal = io.interrupt();
-  const progress = new CompareProgress(io);
+  const of = budgetBytes === undefined ? "parameters" : "bytes";
+  const progress = new CompareProgress(io, of);
   const comparison = await compare({
     program: packagePath("dist/node/cli/main.js"),
     folder: out,
     version: (await readPackage()).version,
     recipe,
     choices,
-    ...(limit === undefined ? {} : { budget: { of: budget === undefined ? "bytes" : "parameters", limit } }),
+    ...(limit === undefined ? {} : { budget: { of, limit } }),
     seeds: options.seeds,
     rates: options.rates,
     jobs: options.jobs,
@@ -138,14 +139,17 @@ async function compareMethods(options: Options, again: string, io: Io): Promise<
 /** Shows a comparison as it goes on: one line in place on a terminal, a line for each run that ended elsewhere. */
 class CompareProgress {
   readonly #io: Io;
+  /** Of what is stored. */
+  readonly #unit: string;
   readonly #status: StatusLine;
   readonly #running = new Map<string, string>();
   readonly #began = performance.now();
   /** Runs that ended in this process. */
   #ended = 0;
 
-  constructor(io: Io) {
+  constructor(io: Io, unit: string) {
     this.#io = io;
+    this.#unit = unit;
     this.#status = new StatusLine(io);
   }
 
@@ -154,7 +158,7 @@ class CompareProgress {
       const { plan } = event;
       if ("refused" in plan) return this.#line(`${plan.label}: ${plan.refused}`);
       const size = plan.size ? `${plan.size.name} = ${plan.size.value}` : "fixed size";
-      return this.#line(`${plan.label}: ${size}, stores ${grouped(plan.stored)}${plan.note ? ` (${plan.note})` : ""}`);
+      return this.#line(`${plan.label}: ${size}, stores ${grouped(plan.stored)} ${this.#unit}${plan.note ? ` (${plan.note})` : ""}`);
     }
     const { count, total } = event.event === "done" ? event : { count: event.done, total: event.total };
     if (event.event === "progress") {

@@ -47,8 +47,6 @@ export async function savedBytes(model: Model): Promise<number> {
   }
 }
 
-const unit = ({ of }: Budget): string => (of === "bytes" ? "bytes" : "parameters");
-
 /** Solves a method's size for the budget, by adapting the model itself. */
 export async function planMethod(model: Model, choice: Choice, { targets }: Pick<Recipe, "targets">, budget: Budget): Promise<Plan | Refused> {
   const { label, method, options } = choice;
@@ -79,7 +77,7 @@ export async function planMethod(model: Model, choice: Choice, { targets }: Pick
     if (!solved) throw problem;
     const { size: value, stored, fits } = solved;
     if (!fits)
-      return { ...about, refused: `even ${size.name} = ${value} stores ${grouped(stored)} ${unit(budget)}, more than the budget of ${grouped(budget.limit)}` };
+      return { ...about, refused: `even ${size.name} = ${value} stores ${grouped(stored)} ${budget.of}, more than the budget of ${grouped(budget.limit)}` };
     return { ...about, options: { ...options, [size.name]: value }, size: { name: size.name, value }, stored };
   } catch (error) {
     return { ...about, refused: (error as Error).message };

@@ -54,8 +54,8 @@ describe("strut compare", () => {
   it("trains each method at each rate and from each seed, and says what came of it", async () => {
     const { code, out, err } = await finished();
     expect([code, err]).toEqual([0, ""]);
-    expect(out).toMatch(/^lora: r = 2, stores 2,240$/m);
-    expect(out).toMatch(/^dora: r = 2, stores 2,720$/m);
+    expect(out).toMatch(/^lora: r = 2, stores 2,240 parameters$/m);
+    expect(out).toMatch(/^dora: r = 2, stores 2,720 parameters$/m);
     expect(out).toMatch(/^7\/7 {2}\S.*: loss \d\.\d{4}, /m);
     expect(out).toMatch(/^lora +r = 2 +0\.01 ↑ +\d\.\d{4} ± \d\.\d{4}/m);
     const again = /^Again: strut (.*)$/m.exec(out)![1]!.split(" ");
@@ -143,6 +143,18 @@ describe("strut compare", () => {
     expect(out).not.toMatch(/the base model: loss/);
     expect((await readFile(join(to("killed"), "base.json"))).equals(kept)).toBe(true);
     expect(await losses("killed")).toEqual(await losses("whole"));
+  });
+
+  it("a run whose process dies is a row without figures, and is run again the next time", async () => {
+    const one = (): Strut => new Strut(...tiny("dying"), "--methods", "lora", "--rates", "1e-2", "--seeds", "1", "--steps", "40", "--jobs", "1");
+    const first = one();
+    await first.until(/^1\/2 /m);
+    for (let i = 0; i < 100 && running("dying").length === 0; i++) await new Promise((later) => setTimeout(later, 20));
+    process.kill(running("dying")[0]!, "SIGKILL");
+    const { code, out, err } = await first.ended;
+    expect([code, err]).toEqual([0, ""]);
+    expect(out).toMatch(/^lora +– .*its process was ended by SIGKILL$/m);
+    expect((await one().ended).out).toMatch(/^lora +r = 2 +0\.01 +\d/m);
   });
 
   it("Ctrl-C ends its processes and says how to go on", async () => {
