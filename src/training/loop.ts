@@ -196,7 +196,8 @@ class Training {
     this.#progress.loss = loss;
     this.#done++;
     this.#seconds += seconds;
-    this.#tokens += settings.accumulate * batch.ids.length * batch.ids[0]!.length;
+    const [row] = batch.ids;
+    this.#tokens += settings.accumulate * (row ? batch.ids.length * row.length : settings.task.scored(batch));
     this.#tell({
       event: "step",
       step,
@@ -221,7 +222,7 @@ class Training {
     const enough = () => (earlyStopping && progress.waited >= earlyStopping.patience ? "early-stopping" : undefined);
     if (!evaluate || progress.evaluated === step || !(step % evaluate.every === 0 || step === session.settings.steps)) return enough();
     session.setLive("evaluation", false);
-    const measured = await measure(session.model, evaluate, signal);
+    const measured = await measure(session.model, session.settings.task, evaluate, signal);
     if (!measured) return "stopped";
     const { loss, tokens } = measured;
     if (!Number.isFinite(loss)) throw diverged("the evaluation loss", loss, step - 1, session.settings.learningRate);
