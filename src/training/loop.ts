@@ -177,6 +177,8 @@ class Training {
         if (this.#endsEpoch()) await session.hook("afterEpoch");
         session.applyChoices();
         session.gradients = new Map();
+        const [row] = session.batch.ids;
+        this.#tokens += settings.accumulate * (row ? session.batch.ids.length * row.length : settings.task.scored(session.batch));
         return { loss, extra, gradNorm };
       },
       { exclusive: true },
@@ -191,13 +193,11 @@ class Training {
   }
 
   #report({ loss, extra, gradNorm }: { loss: number; extra: number | undefined; gradNorm: number }, learningRate: number, seconds: number): void {
-    const { batch, settings, epoch } = this.#session;
+    const { settings, epoch } = this.#session;
     const step = ++this.#session.step;
     this.#progress.loss = loss;
     this.#done++;
     this.#seconds += seconds;
-    const [row] = batch.ids;
-    this.#tokens += settings.accumulate * (row ? batch.ids.length * row.length : settings.task.scored(batch));
     this.#tell({
       event: "step",
       step,
