@@ -1,4 +1,5 @@
 import { StrutError } from "../errors.ts";
+import { hostNumbers } from "../tensor/index.ts";
 import type { Awaitable, Batch } from "../nn/contracts.ts";
 
 /** Batches by number: batch k is a function of k alone, so a run that is resumed need not remember what it saw. */
@@ -31,6 +32,11 @@ export function cycled(batches: readonly Batch[]): BatchSource {
   return {
     batch: (k) => batches[k % batches.length]!,
     epochLength: batches.length,
-    fingerprint: fingerprint(...batches.flatMap(({ ids, labels = [] }) => [[ids.length, labels.length], ...ids, ...labels])),
+    fingerprint: fingerprint(...batches.flatMap(({ ids, labels = [], inputs = {} }) => [
+        [ids.length, labels.length],
+        ...ids,
+        ...labels,
+        ...Object.values(inputs).flatMap((x) => [x.shape, hostNumbers(x) as Float64Array]),
+      ])),
   };
 }

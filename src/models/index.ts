@@ -3,7 +3,21 @@ export { replicateLayers, unfreeze } from "./change.ts";
 export { evaluate, evaluateText, evaluationOptions, type EvaluateOptions, type Evaluation, type EvaluationProgress } from "./evaluate.ts";
 export { generate, type GenerateOptions, type Generation, type Reason, type TokenEvent } from "./generate.ts";
 export { architectureOf, loadModel, randomModel } from "./load.ts";
-export { areLanguage, forward, hidden, languageDimensions, parameters, type Architecture, type LanguageDimensions, type Layer, type Model } from "./model.ts";
+export {
+  applyLinear,
+  areLanguage,
+  forward,
+  hidden,
+  languageDimensions,
+  makeLayer,
+  makeModel,
+  parameters,
+  type Architecture,
+  type LanguageDimensions,
+  type Layer,
+  type LayerSpec,
+  type Model,
+} from "./model.ts";
 export { saveModel, type SaveOptions } from "./save.ts";
 export { generationOptions, type GenerationOptions } from "./sampling.ts";
 export type { CalibrationBatch, CalibrationBatches } from "./calibration.ts";

@@ -235,6 +235,17 @@ export interface Batch {
   /** Token ids [rows][tokens]; the loss predicts each from those before it. −100 in labels is not scored. */
   readonly ids: readonly ArrayLike<number>[];
   readonly labels?: readonly ArrayLike<number>[];
+  /** What a task other than language modelling reads, where `ids` is empty: x, and labels or y. */
+  readonly inputs?: Readonly<Record<string, Tensor>>;
+}
+
+/** What a run minimises: the loss of a batch. */
+export interface Task {
+  readonly name: string;
+  /** Mean over the batch's targets. */
+  loss(model: RunnableModel, batch: Batch, run?: Run): Tensor;
+  /** How many targets the mean is over: the batch's weight in an evaluation. */
+  scored(batch: Batch): number;
 }
 
 /** One adapter on a model. */

@@ -1,8 +1,7 @@
 import { evaluate } from "../models/evaluate.ts";
 import type { Model } from "../models/model.ts";
-import type { Batch } from "../nn/contracts.ts";
+import type { Batch, Task } from "../nn/contracts.ts";
 import { free, noGrad, scope } from "../tensor/index.ts";
-import { languageModelLoss, scoredTokens } from "./loss.ts";
 import { areBatches, type EvaluationOptions } from "./options.ts";
 import { Pulse } from "./pulse.ts";
 
@@ -12,8 +11,8 @@ export interface Measured {
 }
 
 /** Mean loss over a run's evaluation data; undefined if `signal` stopped it. */
-export async function measure(model: Model, { data, window }: EvaluationOptions, signal?: AbortSignal): Promise<Measured | undefined> {
-  if (areBatches(data)) return meanLoss(model, data, signal);
+export async function measure(model: Model, task: Task, { data, window }: EvaluationOptions, signal?: AbortSignal): Promise<Measured | undefined> {
+  if (areBatches(data)) return meanLoss(model, task, data, signal);
   try {
     return await evaluate(model, data, { ...(window === undefined ? {} : { window }), ...(signal ? { signal } : {}) });
   } catch (error) {
@@ -23,15 +22,15 @@ export async function measure(model: Model, { data, window }: EvaluationOptions,
 }
 
 /** Mean loss over batches, weighted by scored tokens, in f64; nothing is recorded. Gives undefined if `signal` stopped it. */
-async function meanLoss(model: Model, batches: readonly Batch[], signal?: AbortSignal): Promise<Measured | undefined> {
+async function meanLoss(model: Model, task: Task, batches: readonly Batch[], signal?: AbortSignal): Promise<Measured | undefined> {
   const pulse = new Pulse();
   let [sum, tokens] = [0, 0];
   for (const batch of batches) {
     await pulse.beat();
     if (signal?.aborted) return undefined;
-    const scored = scoredTokens(batch);
+    const scored = task.scored(batch);
     if (scored === 0) continue;
-    const loss = noGrad(() => scope(() => languageModelLoss(model, batch)));
+    const loss = noGrad(() => scope(() => task.loss(model, batch)));
     sum += scored * (await loss.item());
     free(loss);
     tokens += scored;

@@ -3,7 +3,6 @@ import { accumulate } from "../optimizers/in-place.ts";
 import { add, backward, contiguous, scale, scope, type Parameter, type Tensor } from "../tensor/index.ts";
 import { copyOf } from "../tensor/tensor.ts";
 import { updateAtOnce } from "./in-backward.ts";
-import { languageModelLoss } from "./loss.ts";
 import type { Pulse } from "./pulse.ts";
 import type { Session } from "./session.ts";
 
@@ -42,7 +41,7 @@ async function batchGradients(
   share: number,
   last: boolean,
 ): Promise<{ loss: number; extra: number | undefined }> {
-  const task = languageModelLoss(session.model, session.batch, session.run);
+  const task = session.settings.task.loss(session.model, session.batch, session.run);
   const value = await task.item();
   const terms = session.regimes.flatMap(({ regime, training }) => regime.loss?.(training) ?? []);
   let extra: number | undefined;

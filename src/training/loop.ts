@@ -182,6 +182,8 @@ class Training {
         if (this.#endsEpoch()) await session.hook("afterEpoch");
         session.applyChoices();
         session.gradients = new Map();
+        const [row] = session.batch.ids;
+        this.#tokens += settings.accumulate * (row ? session.batch.ids.length * row.length : settings.task.scored(session.batch));
         return { loss, extra, gradNorm };
       },
       { exclusive: true },
@@ -196,12 +198,11 @@ class Training {
   }
 
   #report({ loss, extra, gradNorm }: { loss: number; extra: number | undefined; gradNorm: number }, learningRate: number, seconds: number): void {
-    const { batch, settings, epoch } = this.#session;
+    const { settings, epoch } = this.#session;
     const step = ++this.#session.step;
     this.#progress.loss = loss;
     this.#done++;
     this.#seconds += seconds;
-    this.#tokens += settings.accumulate * batch.ids.length * batch.ids[0]!.length;
     this.#tell({
       event: "step",
       step,
@@ -226,7 +227,7 @@ class Training {
     const enough = () => (earlyStopping && progress.waited >= earlyStopping.patience ? "early-stopping" : undefined);
     if (!evaluate || progress.evaluated === step || !(step % evaluate.every === 0 || step === session.settings.steps)) return enough();
     session.setLive("evaluation", false);
-    const measured = await measure(session.model, evaluate, signal);
+    const measured = await measure(session.model, session.settings.task, evaluate, signal);
     if (!measured) return "stopped";
     const { loss, tokens } = measured;
     if (!Number.isFinite(loss)) throw diverged("the evaluation loss", loss, step - 1, session.settings.learningRate);

@@ -1,7 +1,7 @@
 import { StrutError } from "../errors.ts";
 import { forward, hidden, plainWeight, type Model } from "../models/model.ts";
-import type { Batch, Run } from "../nn/contracts.ts";
-import { crossEntropy, linearCrossEntropy, reshape, tensor, type Tensor } from "../tensor/index.ts";
+import type { Batch, Run, Task } from "../nn/contracts.ts";
+import { crossEntropy, hostNumbers, linearCrossEntropy, meanSquaredError, reshape, tensor, type Tensor } from "../tensor/index.ts";
 
 /** Label that is not scored, as in torch and transformers. */
 const IGNORED = -100;
@@ -65,3 +65,35 @@ export function languageModelLoss(model: Model, batch: Batch, run: Run = {}): Te
   if (head) return linearCrossEntropy(reshape(hidden(model, ids, run), [-1, width]), head, targets);
   return crossEntropy(forward(model, ids, run), targets);
 }
+
+function inputOf({ inputs }: Batch, name: string, task: string): Tensor {
+  const found = inputs?.[name];
+  if (found) return found;
+  throw new StrutError("batch", `a batch of the task ${task} needs inputs.${name}, this one has ${Object.keys(inputs ?? {}).join(", ") || "none"}`);
+}
+
+/** Next-token prediction of `ids`: what train() does unless told otherwise. */
+export const languageModelling: Task = {
+  name: "language-modelling",
+  loss: (model, batch, run) => languageModelLoss(model as Model, batch, run),
+  scored: scoredTokens,
+};
+
+/**
+ * Cross-entropy of a model's output for `inputs.x` against the classes in `inputs.labels` (i32; −1 is not scored).
+ *
+ * @example
+ * const course = { task: classification, steps: 100 };
+ */
+export const classification: Task = {
+  name: "classification",
+  loss: (model, batch, run) => crossEntropy(forward(model as Model, inputOf(batch, "x", "classification"), run), inputOf(batch, "labels", "classification")),
+  scored: (batch) => Array.from(hostNumbers(inputOf(batch, "labels", "classification")) as Int32Array).filter((label) => label >= 0).length,
+};
+
+/** Mean squared error of a model's output for `inputs.x` against `inputs.y`. */
+export const regression: Task = {
+  name: "regression",
+  loss: (model, batch, run) => meanSquaredError(forward(model as Model, inputOf(batch, "x", "regression"), run), inputOf(batch, "y", "regression")),
+  scored: (batch) => inputOf(batch, "y", "regression").size,
+};

@@ -3,11 +3,12 @@ import type { BatchSource } from "../data/batches.ts";
 import { cycled, fingerprint } from "../data/batches.ts";
 import type { WriteOptions } from "../formats/files.ts";
 import type { Model } from "../models/model.ts";
-import type { Awaitable, Batch, ParameterGroup, Regime, Schedule, Transform } from "../nn/contracts.ts";
+import type { Awaitable, Batch, ParameterGroup, Regime, Schedule, Task, Transform } from "../nn/contracts.ts";
 import { parseOptions } from "../nn/options.ts";
 import { adamw } from "../optimizers/adamw.ts";
 import { linksOf, type Optimizer } from "../optimizers/optimizer.ts";
 import type { TrainingEvent } from "./events.ts";
+import { languageModelling } from "./loss.ts";
 import { scheduleOf, type ScheduleName } from "./schedules.ts";
 
 // oxlint-disable-next-line no-explicit-any -- an optimiser of any options
@@ -38,6 +39,8 @@ export interface TrainOptions {
   batches?: readonly Batch[] | ((k: number) => Awaitable<Batch>);
   /** A source of batches, such as `tokenBatches` gives. Either this or `batches`. */
   data?: BatchSource;
+  /** What is minimised; defaults to predicting the next token. */
+  task?: Task;
   /** Optimiser steps; or say `epochs`. */
   steps?: number;
   epochs?: number;
@@ -89,6 +92,7 @@ export interface TrainOptions {
 
 /** Options with every default filled in. */
 export interface Settings {
+  readonly task: Task;
   readonly source: BatchSource;
   readonly steps: number;
   readonly accumulate: number;
@@ -148,6 +152,7 @@ function transformOf(given: NonNullable<TrainOptions["optimizer"]>): {
 /** Checks the options of a run and fills in the defaults; each mistake ends in a sentence. */
 export async function settle(options: TrainOptions, regimes: readonly Regime[]): Promise<Settings> {
   const source = await sourceOf(options);
+  const task = options.task ?? languageModelling;
   const accumulate = whole(options.accumulate, "accumulate", 1) ?? 1;
   const phased = Math.max(0, ...regimes.map(({ phases = [] }) => phases.reduce((sum, phase) => sum + phase.steps, 0)));
   const steps = stepsOf(options, source, accumulate, phased);
@@ -187,8 +192,9 @@ export async function settle(options: TrainOptions, regimes: readonly Regime[]):
     evaluate: options.evaluate?.every ?? null,
     earlyStopping: options.earlyStopping ?? null,
     recompute: options.recompute ?? false,
+    ...(task === languageModelling ? {} : { task: task.name }),
   };
   // not part of the recipe: a run may be resumed either way, bit for bit
   const updateInBackward = options.updateInBackward ?? false;
-  return { source, steps, accumulate, seed, optimizer: transform, learningRate, weightDecay, schedule, updateInBackward, recipe };
+  return { task, source, steps, accumulate, seed, optimizer: transform, learningRate, weightDecay, schedule, updateInBackward, recipe };
 }

@@ -6,7 +6,6 @@ import type { AdapterSet, Batch, Live, Observer, Params, Regime, Run, Taps, Trai
 import { keepState, Optimization } from "../optimizers/optimization.ts";
 import { backward, isReal, noGrad, Rng, scope, type Gradients, type Parameter, type Tensor } from "../tensor/index.ts";
 import { checkUpdateInBackward, gradientIsGone } from "./in-backward.ts";
-import { languageModelLoss } from "./loss.ts";
 import { areBatches, type Settings, type TrainOptions } from "./options.ts";
 import { Structure } from "./structure.ts";
 import { TapRecorder } from "./taps.ts";
@@ -196,9 +195,9 @@ export class Session {
     const before = this.live.rng;
     this.setLive(`step/${this.step}/pass/${this.#passes++}`);
     try {
-      if (!wanted) return { loss: await noGrad(() => scope(() => languageModelLoss(this.model, batch, { live: this.live }))).item() };
+      if (!wanted) return { loss: await noGrad(() => scope(() => this.settings.task.loss(this.model, batch, { live: this.live }))).item() };
       return await scope(async () => {
-        const loss = languageModelLoss(this.model, batch, { live: this.live });
+        const loss = this.settings.task.loss(this.model, batch, { live: this.live });
         const value = await loss.item();
         return { loss: value, gradients: backward(loss) };
       });

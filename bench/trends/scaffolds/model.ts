@@ -1,0 +1,66 @@
+import { adapt, adapterParameters, type Adapter, type AdaptOptions } from "strut/adapters";
+import { applyLinear, makeLayer, makeModel, type Architecture, type LayerSpec, type Model } from "strut/models";
+import type { Batch, Task } from "strut/nn";
+import { Parameter, scope, type Tensor } from "strut/tensor";
+import { train, type TrainOptions } from "strut/training";
+
+/** A synthetic task: a base model, data by seed, and how good an adapted model is. */
+export interface Scaffold {
+  readonly base: Model;
+  readonly task: Task;
+  /** Batch k of a run with a seed. */
+  batch(seed: number, k: number): Batch;
+  /** The figure that the sheets quote: relative error, accuracy … on data that no run sees. */
+  measure(model: Model): Promise<number>;
+}
+
+/** A model of named matrices [out, in] whose forward pass is `forward`; the last matrix is the head. */
+export function modelOf(name: string, weights: ReadonlyMap<string, Tensor>, forward: (apply: (path: string, x: Tensor) => Tensor, x: Tensor) => Tensor): Model {
+  const specs = [...weights].map(([path, { shape }], depth): LayerSpec => ({ path, kind: "linear", shape, bias: false, depth }));
+  const head = specs.at(-1)!.path;
+  const architecture: Architecture = {
+    modelType: name,
+    head,
+    parse: () => ({ width: specs.at(-1)!.shape[1]!, depth: specs.length }),
+    layers: () => specs,
+    check: () => {},
+    forward: (model, x, run) => forward((path, input) => applyLinear(model, path, input, run), x),
+  };
+  const layers = new Map(specs.map((spec) => [spec.path, makeLayer(spec, new Parameter(weights.get(spec.path)!, `${spec.path}.weight`, false))]));
+  return makeModel({ architecture, config: { model_type: name }, dimensions: { width: specs.at(-1)!.shape[1]!, depth: specs.length }, layers });
+}
+
+export interface Course {
+  readonly steps: number;
+  readonly learningRate: number;
+  readonly targets?: AdaptOptions["targets"];
+  readonly more?: Partial<TrainOptions>;
+}
+
+/** Every matrix but the head; the head where there is no other. */
+const inside = ({ sites, architecture: { head } }: Model): string[] =>
+  sites.length === 1 ? [head] : sites.map(({ path }) => path).filter((path) => path !== head);
+
+/** One run of a method on a scaffold: the figure at the end (and after the given steps), and what trained. */
+export async function run(
+  { base, task, batch, measure }: Scaffold,
+  // oxlint-disable-next-line typescript/no-explicit-any -- a method of any options
+  method: Adapter<any, any, any>,
+  options: Readonly<Record<string, unknown>>,
+  seed: number,
+  { steps, learningRate, targets = inside(base), more = {} }: Course,
+): Promise<{ figure: number; parameters: number; model: Model }> {
+  const adapted = await adapt(base, method as Adapter, options, { seed, targets });
+  const parameters = [...adapterParameters(adapted.adapters.get("default")!).values()].filter(({ trainable }) => trainable);
+  const count = parameters.reduce((sum, { size }) => sum + size, 0);
+  const { model } = await train(adapted, {
+    task,
+    batches: (k) => batch(seed, k),
+    steps,
+    learningRate,
+    weightDecay: 0,
+    seed,
+    ...more,
+  });
+  return { figure: await scope(() => measure(model)), parameters: count, model };
+}
