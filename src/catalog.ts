@@ -6,10 +6,14 @@ import type { Optimizer } from "./optimizers/optimizer.ts";
 /** Every system of strut: id → lazy import. Ids are those of the papers' short names. */
 const methods = {
   adamw: async () => (await import("./optimizers/adamw.ts")).adamw,
+  bone: async () => (await import("./adapters/bone.ts")).bone,
   bottleneck: async () => (await import("./adapters/bottleneck.ts")).bottleneck,
   compacter: async () => (await import("./adapters/compacter.ts")).compacter,
   dora: async () => (await import("./adapters/dora.ts")).dora,
   flora: async () => (await import("./adapters/flora.ts")).flora,
+  ia3: async () => (await import("./adapters/ia3.ts")).ia3,
+  loha: async () => (await import("./adapters/loha.ts")).loha,
+  lokr: async () => (await import("./adapters/lokr.ts")).lokr,
   loldu: async () => (await import("./adapters/loldu.ts")).loldu,
   lora: async () => (await import("./adapters/lora.ts")).lora,
   rslora: async () => (await import("./adapters/lora.ts")).rslora,

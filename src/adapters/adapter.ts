@@ -20,6 +20,8 @@ export interface AdapterLayout {
   readonly type?: PeftType;
   /** Options whose PEFT name is not their snake_case form. */
   readonly options?: Readonly<Record<string, string>>;
+  /** Older types of PEFT that are read too, with their tensor names. */
+  readonly formerly?: Readonly<Partial<Record<PeftType, Readonly<Record<string, string>>>>>;
   /** Settings of adapter_config.json that mark this method, such as use_dora; or that follow from its options. */
   readonly fixed?: Readonly<Record<string, unknown>>;
   /** PEFT's type does not say it all: strut.json stands beside adapter_config.json and is what strut reads. */

@@ -1,11 +1,15 @@
 export { activate, adapt, coverage, removeAdapter, type AdaptOptions } from "./adapt.ts";
 export { adapter, addAt, applyAt, type Adapter, type AdapterLayout, type InitContext } from "./adapter.ts";
 export { adapterParameters, attachedTo, type AttachedAdapter, type Coverage, type Targeting } from "./attach.ts";
+export { bone } from "./bone.ts";
 export { bottleneck } from "./bottleneck.ts";
 export { compacter, phm, type PhmLayer } from "./compacter.ts";
 export { combine, combinations, type Combination, type CombineOptions } from "./combine.ts";
 export { dora } from "./dora.ts";
 export { flora } from "./flora.ts";
+export { ia3 } from "./ia3.ts";
+export { loha } from "./loha.ts";
+export { factorization, lokr } from "./lokr.ts";
 export { loldu } from "./loldu.ts";
 export { lora, rslora } from "./lora.ts";
 export { merge, unmerge } from "./merge.ts";

@@ -11,14 +11,14 @@ function merged(layer: Layer, active: readonly Attachment[]): { weight: Tensor; 
   const site = currentSite(layer, active);
   let weight = site.weight.toDense();
   let bias: Tensor | undefined = site.bias;
-  for (const { forward, update, biasUpdate, adapter } of active) {
+  for (const { forward, update, weightAt, biasUpdate, adapter } of active) {
     if (!forward) continue;
-    if (!update)
+    if (!update && !weightAt)
       throw new StrutError("merge", `adapter ${adapter} at ${layer.spec.path} is not a matrix, so it cannot be merged`, {
         path: layer.spec.path,
         hint: "Keep it as an adapter.",
       });
-    weight = add(weight, update(site).toDense());
+    if (update) weight = add(weight, update(site).toDense());
     const extra = biasUpdate?.(site);
     if (extra && !bias)
       throw new StrutError("merge", `adapter ${adapter} trains a bias at ${layer.spec.path}, but the base has none there to merge it into`, {

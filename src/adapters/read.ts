@@ -45,8 +45,8 @@ const typesOf = (methods: readonly Adapter[]): string => [...new Set(methods.fla
 function methodOf(config: PeftConfig, methods: readonly Adapter[], path: string): Adapter {
   const marks = (value: unknown, found: unknown): boolean => value === found || (value === false && (found === undefined || found === null));
   const found = methods.find(
-    ({ layout: { type, fixed = {}, beside } }) =>
-      type === config.peft_type &&
+    ({ layout: { type, formerly = {}, fixed = {}, beside } }) =>
+      (type === config.peft_type || config.peft_type in formerly) &&
       !beside &&
       Object.entries(fixed).every(([key, value]) => marks(value, (config as unknown as Options)[key] ?? config.raw[key])),
   );
@@ -180,8 +180,10 @@ interface Sorted {
   readonly shared: Readonly<Record<string, string>>;
 }
 
-function sortKeys(base: Model, { weights, path }: AdapterDirectory, { layout }: Adapter): Sorted {
-  const parts = [...new Set(Object.values(layout.tensors).flatMap((names) => Object.values(names)))];
+function sortKeys(base: Model, { weights, path, peft }: AdapterDirectory, { layout }: Adapter): Sorted {
+  const former = peft && layout.formerly?.[peft.peft_type];
+  const namesAt = (kind: keyof typeof layout.tensors): Readonly<Record<string, string>> => ({ ...layout.tensors[kind], ...former });
+  const parts = [...new Set((Object.keys(layout.tensors) as (keyof typeof layout.tensors)[]).flatMap((kind) => Object.values(namesAt(kind))))];
   const named = Object.entries(layout.shared ?? {}).map(([param, part]): [string, string] => [param, `base_model.${part}`]);
   const shared = Object.fromEntries(named.filter(([, key]) => weights.entries.has(key)));
   const parsed = parsePeftKeys(
@@ -193,7 +195,7 @@ function sortKeys(base: Model, { weights, path }: AdapterDirectory, { layout }: 
   for (const { key, module, part } of parsed.keys) {
     if (!parts.includes(part)) continue;
     const kind = base.layers.get(module)!.site?.kind;
-    const param = Object.entries((kind && layout.tensors[kind]) ?? {}).find(([, name]) => name === part)?.[0];
+    const param = Object.entries(kind && layout.tensors[kind] ? namesAt(kind) : {}).find(([, name]) => name === part)?.[0];
     if (!param)
       throw new StrutError("peft-shape", `${module} has ${part}, which a layer of kind ${base.layers.get(module)!.spec.kind} does not take.`, {
         path,

@@ -1,6 +1,7 @@
+import { factorization } from "../../src/adapters/index.ts";
 import type { Site } from "../../src/nn/contracts.ts";
 
-type Shape = Pick<Site, "out" | "in" | "kind">;
+type Shape = Pick<Site, "out" | "in" | "kind"> & { readonly path?: string };
 // oxlint-disable-next-line typescript/no-explicit-any -- each method's own options
 type Options = Record<string, any>;
 
@@ -130,5 +131,47 @@ export const sheets: Readonly<Record<string, Sheet>> = {
       { width: 1, phmDim: 1, factorizedPhmRule: true, unfreezeLayerNorms: false, phmInitRange: 0.5 },
     ],
     totals: [{ says: 'compacter.md: "per adapter 2·(768+24)+24+768 = 2376"', options: { width: 24, phmDim: 4 }, sites: [[768, 768, 48]], total: 114_048 }],
+  },
+  loha: {
+    says: '_lora-baselines.md: "2r(in+out)"',
+    count: ({ out, in: inner }, o) => 2 * o["r"] * (inner + out),
+    rank: "r",
+    variants: [
+      { r: 2, alpha: 3 },
+      { r: 3, rankDropout: 0.3 },
+      { r: 2, moduleDropout: 0.3 },
+    ],
+  },
+  lokr: {
+    says: '_lora-baselines.md: "w1 is ol×im, full unless `decompose_both` and r<max(ol,im)/2"',
+    count({ out, in: inner }, o) {
+      const [[ol, ok], [im, inn]] = [factorization(out, o["decomposeFactor"]), factorization(inner, o["decomposeFactor"])];
+      const r = o["r"] as number;
+      const small = o["decomposeBoth"] && r < Math.max(ol, im) / 2 ? r * (ol + im) : ol * im;
+      return small + (r < Math.max(ok, inn) / 2 ? r * (ok + inn) : ok * inn);
+    },
+    rank: "r",
+    variants: [
+      { r: 1, alpha: 3 },
+      { r: 2, rankDropout: 0.3, rankDropoutScale: true },
+      { r: 1, decomposeBoth: true, decomposeFactor: 4 },
+      { r: 1, initWeights: "lycoris", moduleDropout: 0.2 },
+    ],
+  },
+  ia3: {
+    says: '_lora-baselines.md: "IA3 | non-FF: y = l⊙(xWᵀ+b), l (out,1); FF: y = (x⊙lᵀ)Wᵀ+b, l (1,in)"',
+    count: ({ out, in: inner, path }, o) =>
+      ((o["feedforwardModules"] ?? ["down_proj", "mlp.c_proj"]) as string[]).some((name) => path?.endsWith(name)) ? inner : out,
+    variants: [{}, { feedforwardModules: ["o_proj", "q_proj"] }],
+  },
+  bone: {
+    says: 'bone.md: "trainable r·out (default), out·r (bat), r·mini_r (mini)"',
+    count: ({ out }, o) => o["r"] * (o["initWeights"] === "mini" ? o["miniR"] : out),
+    rank: "r",
+    variants: [{ r: 3 }, { r: 2, missDropout: 0.3 }, { r: 1, initWeights: "bat" }, { r: 2, initWeights: "mini", miniR: 1 }],
+    totals: [
+      { says: 'bone.md: "Llama-3.2-3B q,v r64: 7,340,032"', options: { r: 64 }, sites: llama3B, total: 7_340_032 },
+      { says: 'bone.md: "mini(64) 229,376"', options: { r: 64, miniR: 64, initWeights: "mini" }, sites: llama3B, total: 229_376 },
+    ],
   },
 };

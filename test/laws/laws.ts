@@ -252,7 +252,14 @@ export const adapterLaws: readonly Law[] = [
       for (const site of byRole(subject)) {
         const most = Math.min(site.out, site.in);
         const targets = [site.path];
-        const model = await stirred(subject, { targets, options: { ...subject.options, [rank]: most } });
+        const whole = { ...subject.options, [rank]: most };
+        // a method may also want a divisor
+        const refusal = await rejection(put(subject, { targets, options: whole }));
+        if (refusal) {
+          expectSentence(refusal);
+          continue;
+        }
+        const model = await stirred(subject, { targets, options: whole });
         const merged = mergedOf(model);
         if (merged)
           expect(distance(await output(merged, subject), await output(model, subject)), `${site.path} at rank ${most}`).toBeLessThan(tolerance(subject));
