@@ -15,10 +15,14 @@ const methods = {
   loha: async () => (await import("./adapters/loha.ts")).loha,
   lokr: async () => (await import("./adapters/lokr.ts")).lokr,
   loldu: async () => (await import("./adapters/loldu.ts")).loldu,
+  "lora-xs": async () => (await import("./adapters/lora-xs.ts")).loraXs,
   lora: async () => (await import("./adapters/lora.ts")).lora,
+  nola: async () => (await import("./adapters/nola.ts")).nola,
+  randlora: async () => (await import("./adapters/randlora.ts")).randlora,
   rslora: async () => (await import("./adapters/lora.ts")).rslora,
   sgd: async () => (await import("./optimizers/sgd.ts")).sgd,
   svfit: async () => (await import("./adapters/svfit.ts")).svfit,
+  vera: async () => (await import("./adapters/vera.ts")).vera,
 } as const satisfies Record<string, () => Promise<unknown>>;
 
 export const methodIds = Object.keys(methods) as readonly (keyof typeof methods)[];

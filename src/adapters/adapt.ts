@@ -173,7 +173,7 @@ export async function adapt<O extends z.ZodObject, P extends Params, S extends P
   const sites = covered.matched.map((path) => base.layers.get(path)!.site!);
   const siteOptions = patternedOptions(parsed, covered.matched, targeting);
   const optionsAt = (path: string) => (siteOptions.get(path) ?? parsed) as never;
-  for (const site of sites) checkRank(site, optionsAt(site.path));
+  if (!method.anyRank) for (const site of sites) checkRank(site, optionsAt(site.path));
   const tied = tiedHead(base, covered.matched, targeting);
   const { entries, shared } = await initialise(
     definition,

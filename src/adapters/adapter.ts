@@ -30,6 +30,12 @@ export interface AdapterLayout {
   readonly tensors: Readonly<Partial<Record<Site["kind"], Readonly<Record<string, string>>>>>;
   /** Shared parameter → tensor name behind `base_model.`: one a model. */
   readonly shared?: Readonly<Record<string, string>>;
+  /** Whether options have the shared tensors stored; defaults to always. */
+  storesShared?(options: Readonly<Record<string, unknown>>): boolean;
+  /** Names of shared tensors that PEFT writes again under every module; they are read once. */
+  readonly repeated?: readonly string[];
+  /** Also reads directories of this type of PEFT that hold such a tensor: adapters that PEFT itself would take for something else. */
+  readonly reads?: { readonly type: PeftType; readonly tensor: string };
   /** Parameters, of a site or shared, that do not train. */
   readonly frozen?: readonly string[];
   /** Parameters without a tensor are made again by `init` and `shared` on loading, from the same base, options and seed. */
@@ -66,6 +72,8 @@ export interface Adapter<O extends z.ZodObject = z.ZodObject, P extends Params =
   finish?(p: P, site: Site, o: z.output<O>): { params: P; options?: Readonly<Record<string, unknown>> };
   /** Where it sits, and what trains beside it, unless the user says otherwise; defaults to PEFT's targets for the model type. */
   defaults?(o: z.output<O>, layers: readonly LayerSpec[]): Targeting;
+  /** Its option r may be above the smaller side of a matrix. */
+  readonly anyRank?: true;
   /** The whole-number option that sets how much is stored; defaults to `r` where there is one. */
   readonly size?: string;
   readonly layout: AdapterLayout;

@@ -42,7 +42,9 @@ interface Description {
 const typesOf = (methods: readonly Adapter[]): string => [...new Set(methods.flatMap(({ layout }) => layout.type ?? []))].join(", ");
 
 /** The method of a config: by peft_type and the settings that mark a variant. */
-function methodOf(config: PeftConfig, methods: readonly Adapter[], path: string): Adapter {
+function methodOf(config: PeftConfig, methods: readonly Adapter[], path: string, keys: readonly string[]): Adapter {
+  const marked = methods.find(({ layout: { reads } }) => reads?.type === config.peft_type && keys.some((key) => key.endsWith(reads.tensor)));
+  if (marked) return marked;
   const marks = (value: unknown, found: unknown): boolean => value === found || (value === false && (found === undefined || found === null));
   const found = methods.find(
     ({ layout: { type, formerly = {}, fixed = {}, beside } }) =>
@@ -94,8 +96,8 @@ function fromOwn(config: OwnConfig, methods: readonly Adapter[], path: string): 
   };
 }
 
-function fromPeft(config: PeftConfig, methods: readonly Adapter[], path: string): Description {
-  const definition = methodOf(config, methods, path);
+function fromPeft(config: PeftConfig, methods: readonly Adapter[], path: string, keys: readonly string[]): Description {
+  const definition = methodOf(config, methods, path, keys);
   const { layout } = definition;
   const settings: Options = { ...config.raw, ...(config as unknown as Options) };
   const given = Object.keys(definition.options.shape).flatMap((key): [string, unknown][] => {
@@ -143,7 +145,7 @@ export async function loadAdapter(model: Model, folder: string, { name = "defaul
   const directory = await openAdapterDirectory(folder);
   try {
     const { own, peft, path } = directory;
-    const description = own ? fromOwn(own, methods, path) : fromPeft(peft!, methods, path);
+    const description = own ? fromOwn(own, methods, path) : fromPeft(peft!, methods, path, [...directory.weights.entries.keys()]);
     const { targeting } = description;
     const base = targeting.layerReplication ? replicateLayers(model, targeting.layerReplication) : model;
     const set = await readSet(base, directory, description, name);
@@ -186,8 +188,9 @@ function sortKeys(base: Model, { weights, path, peft }: AdapterDirectory, { layo
   const parts = [...new Set((Object.keys(layout.tensors) as (keyof typeof layout.tensors)[]).flatMap((kind) => Object.values(namesAt(kind))))];
   const named = Object.entries(layout.shared ?? {}).map(([param, part]): [string, string] => [param, `base_model.${part}`]);
   const shared = Object.fromEntries(named.filter(([, key]) => weights.entries.has(key)));
+  const repeated = (key: string): boolean => layout.repeated?.some((name) => key.endsWith(`.${name}`)) ?? false;
   const parsed = parsePeftKeys(
-    [...weights.entries.keys()].filter((key) => !Object.values<string>(shared).includes(key)),
+    [...weights.entries.keys()].filter((key) => !Object.values<string>(shared).includes(key) && !repeated(key)),
     parts,
   );
   refuseStrayKeys(parsed, { name: "the base model", has: (module) => base.layers.has(module) }, path);

@@ -102,7 +102,8 @@ function tensorsOf(model: Model, set: AttachedAdapter, config: PeftConfig | unde
   const { layout } = set.definition;
   const tied = tiedHead(model, set.coverage.matched, set.targeting);
   const out: TensorToWrite[] = [];
-  for (const [param, part] of Object.entries(layout.shared ?? {})) if (set.shared[param]) out.push(toWrite(`base_model.${part}`, set.shared[param]));
+  const shared = (layout.storesShared?.(set.options) ?? true) ? Object.entries(layout.shared ?? {}) : [];
+  for (const [param, part] of shared) if (set.shared[param]) out.push(toWrite(`base_model.${part}`, set.shared[param]));
   for (const [path, params] of set.entries) {
     const site = model.layers.get(path)!.site!;
     const value = (param: string): Tensor | undefined => {

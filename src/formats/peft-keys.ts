@@ -33,6 +33,9 @@ export interface ParsedKeys<P extends string = LoraPart | SharedPart> {
   readonly unknown: readonly string[];
 }
 
+/** A part behind a module's path; LoRA-XS's name lost its dot when PEFT took the adapter's name out of it. */
+const joined = (part: string): string => (part.startsWith("_") ? part : `.${part}`);
+
 /** Segments that belong to some method's adapter, so that no plain weight may sit under them. */
 const METHOD_SEGMENT = /^(lora|vera|hada|lokr|ia3|boft|oft|hra|hira|miss|bone|randlora|fourierft|vblora|adalora|road|shira|c3a|delora|osf|waveft)_/;
 
@@ -70,8 +73,8 @@ function parseKey(key: string, parts: readonly string[]): PeftKey<string> | unde
   const path = (key.startsWith(PREFIX) ? key.slice(PREFIX.length) : key).replace(/^_orig_mod\./, "");
   for (const { rest, adapter } of withoutAdapter(path)) {
     // A DoRA magnitude is ".weight" of a layer in memory; PEFT's own saving drops that word, other tools keep it.
-    const part = parts.find((name) => rest.endsWith(`.${name}`)) ?? parts.find((name) => rest.endsWith(`.${name}.weight`));
-    if (part) return { key, module: rest.slice(0, rest.lastIndexOf(`.${part}`)), part, ...adapter };
+    const part = parts.find((name) => rest.endsWith(joined(name))) ?? parts.find((name) => rest.endsWith(`.${name}.weight`));
+    if (part) return { key, module: rest.slice(0, rest.lastIndexOf(joined(part))), part, ...adapter };
   }
   const tokens = /^(.+)\.token_adapter\.trainable_tokens_delta(?:\.([^.]+))?$/.exec(path);
   if (tokens) return whole(key, tokens[1]!, "token_adapter.trainable_tokens_delta", tokens[2]);
@@ -106,7 +109,7 @@ function withoutAdapter(path: string): { rest: string; adapter: { readonly adapt
  * peftKey("model.layers.0.self_attn.q_proj", "lora_A.weight"); // "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"
  */
 export function peftKey<P extends string = LoraPart | SharedPart>(module: string, part: P): string {
-  return `${PREFIX}${module}.${part}`;
+  return `${PREFIX}${module}${joined(part)}`;
 }
 
 /** Refuses an adapter file that holds anything strut would not use, or that belongs to modules the model lacks. */

@@ -174,4 +174,41 @@ export const sheets: Readonly<Record<string, Sheet>> = {
       { says: 'bone.md: "mini(64) 229,376"', options: { r: 64, miniR: 64, initWeights: "mini" }, sites: llama3B, total: 229_376 },
     ],
   },
+  vera: {
+    says: '_lora-baselines.md: "out + r"',
+    count: ({ out }, o) => out + o["r"],
+    variants: [{ r: 6 }, { r: 3, veraDropout: 0.4 }, { r: 20, saveProjection: false, projectionPrngKey: 5 }],
+    totals: [{ says: '_lora-baselines.md: "VeRA r256 129,024"', options: { r: 256 }, sites: llama3B, total: 129_024 }],
+  },
+  randlora: {
+    says: 'randlora.md: "trainable = Σ n(r+d)"',
+    count({ out, in: inner }, o) {
+      const d = Math.min(out, inner);
+      return Math.ceil(d / o["r"]) * (o["r"] + d);
+    },
+    variants: [
+      { r: 2, randloraAlpha: 3 },
+      { r: 3, randloraAlpha: 3, randloraDropout: 0.4 },
+      { r: 4, randloraAlpha: 2, sparse: true },
+      { r: 20, saveProjection: false, verySparse: true },
+    ],
+    totals: [{ says: 'randlora.md: "Llama-3.2-3B q,v r32: 9,289,728"', options: { r: 32 }, sites: llama3B, total: 9_289_728 }],
+  },
+  nola: {
+    says: 'nola.md: "trainable = Σ_layers 2k"',
+    count: (_site, o) => 2 * o["numBasis"],
+    rank: "r",
+    variants: [
+      { r: 2, numBasis: 5 },
+      { r: 1, numBasis: 40, generator: "torch-cpu", sharedSeed: true },
+      { r: 2, numBasis: 3, baseFactor: "none" },
+    ],
+    totals: [{ says: 'nola.md: "GPT-2 L: 36 layers·2 matrices·2 factors·256 = 36,864"', options: { numBasis: 256 }, sites: [[1280, 1280, 72]], total: 36_864 }],
+  },
+  "lora-xs": {
+    says: '_lora-baselines.md: "r²"',
+    count: (_site, o) => o["r"] ** 2,
+    rank: "r",
+    variants: [{ r: 2 }, { r: 3, dropout: 0.4, svd: "randomized" }],
+  },
 };
