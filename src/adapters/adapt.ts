@@ -76,7 +76,7 @@ export function copiedLeaves(
   model: Model,
   name: string,
   matches: Coverage,
-  { bias = "none", ensureWeightTying = false, targets }: Targeting,
+  { bias = "none", ensureWeightTying = false }: Targeting,
   trained: Adapter["copies"] = {},
 ): Map<string, Parameter> {
   const copies = new Map<string, Parameter>();
@@ -87,9 +87,11 @@ export function copiedLeaves(
     if (ensureWeightTying || trained.weight) made.set(leaf, own);
     copies.set(leafName, own);
   };
+  const everywhere = [...model.layers.values()].every(({ site, spec }) => !site || matches.matched.includes(spec.path));
   for (const [path, layer] of model.layers) {
     const isSaved = matches.saved.some((saved) => path === saved || path.startsWith(`${saved}.`));
-    const isOwn = targets === undefined || matches.matched.includes(path);
+    // norms go with the whole model
+    const isOwn = layer.site ? matches.matched.includes(path) : everywhere;
     if (isSaved || (trained.weight && isOwn)) copy(`${path}.weight`, layer.weight);
     if (isSaved || (trained.bias && isOwn) || bias === "all" || (bias === "lora_only" && matches.matched.includes(path))) copy(`${path}.bias`, layer.bias);
   }
@@ -185,6 +187,10 @@ export async function adapt<O extends z.ZodObject, P extends Params, S extends P
   );
   if (tied) entries.set(tied.head, entries.get(tied.embedding)!);
   const copies = copiedLeaves(base, name, covered, targeting, method.copies);
+  if (method.copies && copies.size === 0)
+    throw new StrutError("targets", `${method.id} trains ${method.copies.weight ? "weights" : "biases"}, and none of the modules has any`, {
+      hint: "Choose other targets, or another method.",
+    });
   const tokens = tokenRows(base, name, targeting.trainableTokenIndices, copies);
   const regime = definition.regime?.(parsed as never);
   const set: AttachedAdapter = {

@@ -30,6 +30,8 @@ export interface AdapterLayout {
   readonly tensors: Readonly<Partial<Record<Site["kind"], Readonly<Record<string, string>>>>>;
   /** Shared parameter → tensor name behind `base_model.`: one a model. */
   readonly shared?: Readonly<Record<string, string>>;
+  /** In place of `shared`, for shared parameters whose names depend on the model: each stands behind `base_model.` and this. */
+  readonly sharedPrefix?: string;
   /** Whether options have the shared tensors stored; defaults to always. */
   storesShared?(options: Readonly<Record<string, unknown>>): boolean;
   /** Names of shared tensors that PEFT writes again under every module; they are read once. */

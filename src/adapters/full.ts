@@ -5,9 +5,9 @@ import { adapter } from "./adapter.ts";
  * Full fine-tuning as an adapter: copies of all weights and biases train (of the targeted modules, where targets are given).
  *
  * @example
- * const tuned = await adapt(model, full);
+ * const tuned = await adapt(model, fullFineTuning);
  */
-export const full = adapter({
+export const fullFineTuning = adapter({
   id: "full",
   title: "Full fine-tuning",
   paper: "none",
@@ -26,7 +26,7 @@ export const full = adapter({
  * const biased = await adapt(randomModel({ model_type: "gpt2", vocab_size: 11, n_embd: 8, n_head: 2, n_layer: 1 }, (_, shape) => zeros(shape)), bitfit);
  */
 export const bitfit = adapter({
-  ...full,
+  ...fullFineTuning,
   id: "bitfit",
   title: "BitFit",
   paper: "arXiv:2106.10199",

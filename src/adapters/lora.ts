@@ -20,6 +20,8 @@ export type LoraOptions = z.output<typeof loraOptions>;
 /** A and B of a linear site; an embedding, and a head tied to it, has embeddingA r×V and embeddingB dim×r instead. */
 export type LoraParams = { A: Tensor; B: Tensor; bias?: Tensor } | { embeddingA: Tensor; embeddingB: Tensor; bias?: never };
 
+type InitOptions = Pick<LoraOptions, "r"> & Partial<Pick<LoraOptions, "initLoraWeights" | "loraBias">>;
+
 /** alpha / r, or alpha / √r; 0 at rank 0. */
 export function loraScale(p: LoraParams, o: LoraOptions): number {
   const rank = ("A" in p ? p.A : p.embeddingA).shape[0]!;
@@ -27,7 +29,7 @@ export function loraScale(p: LoraParams, o: LoraOptions): number {
 }
 
 /** A r×in and B out×r for linear sites. An embedding V×dim has A r×V zero and B dim×r normal, as in PEFT. */
-export function initLora(site: Site, o: LoraOptions, { rng, dtype }: InitContext): LoraParams {
+export function initLora(site: Site, o: InitOptions, { rng, dtype }: InitContext): LoraParams {
   if (site.kind === "embedding") return { embeddingA: zeros([o.r, site.out], dtype), embeddingB: rng.normal([site.in, o.r], 1, dtype) };
   const drawn =
     o.initLoraWeights === "gaussian" ? rng.normal([o.r, site.in], 1 / Math.max(1, o.r), dtype) : rng.uniform([o.r, site.in], 1 / Math.sqrt(site.in), dtype);
@@ -41,7 +43,7 @@ export function loraUpdate(p: LoraParams, o: LoraOptions) {
 }
 
 /** Dropout on the input of the update, in training only. */
-export const dropInput = (x: Tensor, o: LoraOptions, site: Site, live: Live): Tensor =>
+export const dropInput = (x: Tensor, o: Pick<LoraOptions, "dropout">, site: Site, live: Live): Tensor =>
   live.training && o.dropout > 0 ? dropout(x, o.dropout, live.rng.fork(site.path)) : x;
 
 export const loraTensors = {

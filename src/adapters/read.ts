@@ -186,7 +186,10 @@ function sortKeys(base: Model, { weights, path, peft }: AdapterDirectory, { layo
   const former = peft && layout.formerly?.[peft.peft_type];
   const namesAt = (kind: keyof typeof layout.tensors): Readonly<Record<string, string>> => ({ ...layout.tensors[kind], ...former });
   const parts = [...new Set((Object.keys(layout.tensors) as (keyof typeof layout.tensors)[]).flatMap((kind) => Object.values(namesAt(kind))))];
-  const named = Object.entries(layout.shared ?? {}).map(([param, part]): [string, string] => [param, `base_model.${part}`]);
+  const prefix = `base_model.${layout.sharedPrefix}`;
+  const named = layout.sharedPrefix
+    ? [...weights.entries.keys()].filter((key) => key.startsWith(prefix)).map((key): [string, string] => [key.slice(prefix.length), key])
+    : Object.entries(layout.shared ?? {}).map(([param, part]): [string, string] => [param, `base_model.${part}`]);
   const shared = Object.fromEntries(named.filter(([, key]) => weights.entries.has(key)));
   const repeated = (key: string): boolean => layout.repeated?.some((name) => key.endsWith(`.${name}`)) ?? false;
   const parsed = parsePeftKeys(

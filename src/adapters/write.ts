@@ -75,7 +75,7 @@ export function peftConfigOf(model: Model, set: AttachedAdapter): PeftConfig {
 
 /** strut.json of an adapter: the method and all of its options, for what PEFT's config cannot say. */
 const ownConfigOf = (model: Model, { method, options, siteOptions, seed, ...set }: AttachedAdapter): OwnConfig => {
-  const { target_modules: _, ...targeting } = targetingOf(model, { method, options, siteOptions, seed, ...set });
+  const targeting = targetingOf(model, { method, options, siteOptions, seed, ...set });
   return {
     format: "strut-adapter",
     version: 1,
@@ -102,7 +102,10 @@ function tensorsOf(model: Model, set: AttachedAdapter, config: PeftConfig | unde
   const { layout } = set.definition;
   const tied = tiedHead(model, set.coverage.matched, set.targeting);
   const out: TensorToWrite[] = [];
-  const shared = (layout.storesShared?.(set.options) ?? true) ? Object.entries(layout.shared ?? {}) : [];
+  const named = layout.sharedPrefix
+    ? Object.keys(set.shared).map((param): [string, string] => [param, layout.sharedPrefix + param])
+    : Object.entries(layout.shared ?? {});
+  const shared = (layout.storesShared?.(set.options) ?? true) ? named : [];
   for (const [param, part] of shared) if (set.shared[param]) out.push(toWrite(`base_model.${part}`, set.shared[param]));
   for (const [path, params] of set.entries) {
     const site = model.layers.get(path)!.site!;

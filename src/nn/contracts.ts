@@ -189,6 +189,8 @@ export interface Training<P extends Params = Params> {
   readonly model: RunnableModel;
   readonly sites: readonly Site[];
   readonly views: readonly View<P>[];
+  /** The run's at this step, schedule applied. */
+  readonly learningRate: number;
   readonly parameters: ReadonlyMap<string, Parameter>;
   readonly live: Live;
   readonly rng: Rng;

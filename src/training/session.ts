@@ -150,6 +150,9 @@ export class Session {
       model: session.model,
       sites: session.model.sites,
       views,
+      get learningRate() {
+        return session.settings.learningRate * session.settings.schedule(session.step, session.settings.steps);
+      },
       parameters: session.parameters,
       live,
       get rng() {

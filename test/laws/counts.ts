@@ -13,6 +13,10 @@ export interface Sheet {
   count(site: Shape, o: Options): number;
   /** Trainable numbers of what sites share. */
   shared?(sites: readonly Shape[], o: Options): number;
+  /** Scaffolds on which the method has nothing to train, or nothing that can be felt. */
+  readonly skips?: readonly string[];
+  /** Trainable numbers of the copies of all targeted layers, given what each holds; a tied weight counts once. */
+  copies?(layers: readonly { weight: number; bias: number }[]): number;
   /** The option that is a rank, if one is. */
   readonly rank?: string;
   /** Options that fit tiny sites; the first runs on every scaffold, all run on the first. */
@@ -210,5 +214,62 @@ export const sheets: Readonly<Record<string, Sheet>> = {
     count: (_site, o) => o["r"] ** 2,
     rank: "r",
     variants: [{ r: 2 }, { r: 3, dropout: 0.4, svd: "randomized" }],
+  },
+  sora: {
+    says: 'sora.md: "trainable = Σ r(in+out+1)"',
+    count: ({ out, in: inner }, o) => o["r"] * (inner + out + 1),
+    rank: "r",
+    variants: [
+      { r: 2, alpha: 3 },
+      { r: 3, dropout: 0.3, sparseLambda: 0.1, prox: "official" },
+      { r: 3, sparseLambda2: 0.05, lambdaSchedule: "linear", lambdaNum: 2, stageSteps: 1, maxLambda: 0.5 },
+    ],
+  },
+  dylora: {
+    says: 'dylora.md: "trainable = r(in+out)"',
+    count: ({ out, in: inner }, o) => o["r"] * (inner + out),
+    rank: "r",
+    variants: [
+      { r: 3, alpha: 3 },
+      { r: 3, frozen: true, scaling: "alpha/r" },
+      { r: 4, rank: 2, rMin: 2, dropout: 0.3 },
+    ],
+  },
+  allora: {
+    says: 'allora.md: "trainable r(m+n), state as LoRA"',
+    count: ({ out, in: inner }, o) => o["r"] * (inner + out),
+    rank: "r",
+    variants: [{ r: 2 }, { r: 3, scope: "outputs", dropout: 0.3 }, { r: 2, asf: true, etaSquared: 1 }],
+  },
+  mos: {
+    says: 'mos.md: "Trainable = e·L·Σ_kinds(in+out), independent of r, l, p"',
+    count: () => 0,
+    shared: (sites, o) => sites.reduce((total, { out, in: inner }) => total + o["validR"] * (inner + out), 0),
+    variants: [
+      { r: 1, validR: 1, dropout: 0 },
+      { r: 2, validR: 2, privateR: 1, dropout: 0.3 },
+      { r: 2, validR: 2, pairDissociation: false },
+    ],
+    totals: [],
+  },
+  s2lora: {
+    says: 's2lora.md: "Trainable = Σ_classes R(in+out) + R·#modules"',
+    count: (_site, o) => o["r"],
+    shared: (sites, o) =>
+      o["r"] * ([...new Set(sites.map((site) => site.in))].reduce((a, b) => a + b, 0) + [...new Set(sites.map((site) => site.out))].reduce((a, b) => a + b, 0)),
+    variants: [{ r: 3 }, { r: 2, sparsity: "penalty", lambdaOrthogonal: 0.1, normalize: false, dropout: 0.3 }, { r: 20, targetSparsity: 0.5 }],
+  },
+  full: {
+    says: 'INDEX.md: "full"',
+    count: () => 0,
+    copies: (layers) => layers.reduce((total, { weight, bias }) => total + weight + bias, 0),
+    variants: [{}],
+  },
+  bitfit: {
+    says: 'INDEX.md: "bitfit"',
+    count: () => 0,
+    copies: (layers) => layers.reduce((total, { bias }) => total + bias, 0),
+    skips: ["llama, tied, without biases, f32", "gpt2 of width 1, f32"],
+    variants: [{}],
   },
 };

@@ -42,7 +42,7 @@ const short = (options: Readonly<Record<string, unknown>>): string =>
 
 /** The first variant on every scaffold, the others on the first. */
 function trials(method: Adapter, law: Law): { options: Readonly<Record<string, unknown>>; scaffold: Scaffold }[] {
-  const fit = scaffolds.filter(({ dtype }) => law.only === undefined || law.only === dtype);
+  const fit = scaffolds.filter(({ dtype, name }) => (law.only === undefined || law.only === dtype) && !sheets[method.id]?.skips?.includes(name));
   const [first, ...rest] = sheets[method.id]?.variants ?? [{}];
   if (law.few) return [...new Map(fit.toReversed().map((scaffold) => [scaffold.dtype, scaffold])).values()].map((scaffold) => ({ options: first!, scaffold }));
   return [...fit.map((scaffold) => ({ options: first!, scaffold })), ...rest.map((options) => ({ options, scaffold: fit[0]! }))];

@@ -114,8 +114,10 @@ export const adapterLaws: readonly Law[] = [
       for (const site of sites) expect(count(set.entries.get(site.path)!), site.path).toBe(sheet.count(site, set.options));
       expect(count(set.shared), "shared").toBe(sheet.shared?.(sites, set.options) ?? 0);
       const once = [...adapterParameters(set).values()].filter((p) => p.trainable);
+      const layers = [...rest.base.layers.values()];
+      const copied = sheet.copies?.(layers.map(({ spec, weight, bias }) => ({ weight: spec.tiedTo ? 0 : weight.size, bias: bias?.size ?? 0 }))) ?? 0;
       expect(once.reduce((total, p) => total + p.size, 0)).toBe(
-        sites.reduce((total, site) => total + sheet.count(site, set.options), 0) + (sheet.shared?.(sites, set.options) ?? 0),
+        sites.reduce((total, site) => total + sheet.count(site, set.options), 0) + (sheet.shared?.(sites, set.options) ?? 0) + copied,
       );
       expect(
         once.every((p) => p.dtype === rest.scaffold.dtype),
@@ -208,15 +210,16 @@ export const adapterLaws: readonly Law[] = [
   {
     name: "a site's values do not depend on other sites",
     async check(subject) {
+      if (subject.method.copies) return; // it has no values at sites
       const all = subject.sites.map(({ path }) => path);
-      const { method, drew } = watched(subject.method);
+      const { method, drewAtSites } = watched(subject.method);
       const values = async (targets: readonly string[], path: string): Promise<Map<string, Uint8Array>> => {
         const set = attachedTo(await put(subject, { targets, method }), "default")!;
         return new Map(Object.entries(set.entries.get(path)!).map(([key, p]) => [key, toBytes(p)]));
       };
       for (const path of [all[0]!, all.at(-1)!]) expect(sameBytes(await values([path], path), await values(all, path)), path).toEqual([]);
       const twins = subject.sites.filter((site) => site.role === subject.sites.at(-2)!.role && site.kind === subject.sites.at(-2)!.kind);
-      if (twins.length > 1 && drew())
+      if (twins.length > 1 && drewAtSites())
         expect(sameBytes(await values(all, twins[0]!.path), await values(all, twins[1]!.path)), "sites draw numbers of their own").not.toEqual([]);
     },
   },

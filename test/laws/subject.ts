@@ -179,13 +179,16 @@ export async function onEngine<T>(
 }
 
 /** The method, watched: whether it drew random numbers, and no statistic but those it declares. */
-export function watched(method: Adapter): { method: Adapter; drew: () => boolean } {
-  let drew = false;
+export function watched(method: Adapter): { method: Adapter; drew: () => boolean; drewAtSites: () => boolean } {
+  let [drew, atSites] = [false, false];
   const allowed = new Set<Statistic>(method.needs ?? []);
-  const guard = (context: InitContext): InitContext =>
+  const guard = (context: InitContext, site = false): InitContext =>
     new Proxy(context, {
       get(target, key) {
-        if (key === "rng") drew = true;
+        if (key === "rng") {
+          drew = true;
+          atSites ||= site;
+        }
         const value = Reflect.get(target, key) as unknown;
         if (key !== "statistic") return value;
         return (site: Site, statistic: Statistic) => {
@@ -196,9 +199,10 @@ export function watched(method: Adapter): { method: Adapter; drew: () => boolean
     });
   return {
     drew: () => drew,
+    drewAtSites: () => atSites,
     method: {
       ...method,
-      init: (site, o, context, shared) => method.init(site, o, guard(context), shared),
+      init: (site, o, context, shared) => method.init(site, o, guard(context, true), shared),
       ...(method.shared ? { shared: (sites, o, context) => method.shared!(sites, o, guard(context)) } : {}),
     },
   };
@@ -213,6 +217,7 @@ export async function siteGradients(subject: Subject, which: "input" | "paramete
     for (const site of byRole(subject)) {
       const x = leaf([3, site.in], 4);
       const params = [...trainables(set.entries.get(site.path)!), ...trainables(set.shared)].map(([, p]) => p);
+      if (which === "parameters" && params.length === 0) continue;
       if (which === "parameters") await checkGradients(() => siteOutput(model, site, site.kind === "embedding" ? idsOf(site) : x), params);
       else if (site.kind !== "embedding") await checkGradients(() => siteOutput(model, site, x), [x]);
     }
