@@ -6,6 +6,7 @@ import type { Optimizer } from "./optimizers/optimizer.ts";
 /** Every system of strut: id → lazy import. Ids are those of the papers' short names. */
 const methods = {
   adamw: async () => (await import("./optimizers/adamw.ts")).adamw,
+  adalora: async () => (await import("./adapters/adalora.ts")).adalora,
   allora: async () => (await import("./adapters/allora.ts")).allora,
   bitfit: async () => (await import("./adapters/full.ts")).bitfit,
   bone: async () => (await import("./adapters/bone.ts")).bone,

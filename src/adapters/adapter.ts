@@ -44,8 +44,8 @@ export interface AdapterLayout {
   readonly derived?: true;
   /** A head tied to an adapted embedding shares its parameters; in the file each of its tensors is the transpose of this one. */
   readonly tied?: Readonly<Record<string, string>>;
-  /** More of adapter_config.json that follows from what was trained, such as AdaLoRA's rank_pattern. */
-  config?(set: AttachedAdapter): Readonly<Record<string, unknown>>;
+  /** More of adapter_config.json that follows from what was trained, such as AdaLoRA's rank_pattern; `held` is as it was before `finish`. */
+  config?(set: AttachedAdapter, held: AttachedAdapter): Readonly<Record<string, unknown>>;
   /** A site's options where config or tensors say other than the adapter's; defaults to none. */
   siteOptions?(path: string, tensors: Params, config: Readonly<Record<string, unknown>>): Readonly<Record<string, unknown>> | undefined;
 }

@@ -1,6 +1,7 @@
 export { activate, adapt, coverage, removeAdapter, type AdaptOptions } from "./adapt.ts";
 export { adapter, addAt, applyAt, type Adapter, type AdapterLayout, type InitContext } from "./adapter.ts";
 export { adapterParameters, attachedTo, type AttachedAdapter, type Coverage, type Targeting } from "./attach.ts";
+export { adalora, budgetAt } from "./adalora.ts";
 export { allora, rowScale } from "./allora.ts";
 export { bone } from "./bone.ts";
 export { bottleneck } from "./bottleneck.ts";

@@ -43,7 +43,7 @@ const targetingOf = (model: Model, { coverage, targeting: t, ...set }: AttachedA
 });
 
 /** adapter_config.json of an adapter: what it was read with, and what strut knows, under PEFT's names. */
-export function peftConfigOf(model: Model, set: AttachedAdapter): PeftConfig {
+export function peftConfigOf(model: Model, set: AttachedAdapter, held: AttachedAdapter): PeftConfig {
   const { definition, options, siteOptions, raw = {} } = set;
   const { type, options: names = {}, fixed = {}, config } = definition.layout;
   if (!type) throw new StrutError("peft-config", `PEFT has no type for ${set.method}`, { hint: "Merge the adapter, or convert it to a LoRA." });
@@ -69,7 +69,7 @@ export function peftConfigOf(model: Model, set: AttachedAdapter): PeftConfig {
     fan_in_fan_out: set.coverage.matched.some((path) => model.layers.get(path)?.spec.transposed),
     ...(unchanged ? {} : targetingOf(model, set)),
     ...patterns,
-    ...config?.(set),
+    ...config?.(set, held),
   });
 }
 
@@ -156,9 +156,10 @@ export const saveAdapters = (model: Model, folder: string, options: { overwrite?
   writeAdapterDirectory(folder, new Map([...model.adapters.keys()].map((name) => [name, contentsOf(model, name)])), options);
 
 function contentsOf(model: Model, name: string): AdapterContents {
-  const set = finished(model, required(model, name));
+  const held = required(model, name);
+  const set = finished(model, held);
   const { type, beside } = set.definition.layout;
-  const peft = type ? peftConfigOf(model, set) : undefined;
+  const peft = type ? peftConfigOf(model, set, held) : undefined;
   const own = !type || beside ? ownConfigOf(model, set) : undefined;
   return { ...(peft ? { peft } : {}), ...(own ? { own } : {}), tensors: tensorsOf(model, set, peft) };
 }

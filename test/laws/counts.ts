@@ -272,4 +272,14 @@ export const sheets: Readonly<Record<string, Sheet>> = {
     skips: ["llama, tied, without biases, f32", "gpt2 of width 1, f32"],
     variants: [{}],
   },
+  adalora: {
+    says: 'adalora.md: "trainable = Σ r(in+out+1)"',
+    count: ({ out, in: inner }, o) => o["initR"] * (inner + out + 1),
+    rank: "initR",
+    variants: [
+      { initR: 2, targetR: 1, alpha: 3 },
+      { initR: 3, targetR: 1, tinit: 1, tfinal: 1, dropout: 0.3 },
+    ],
+    totals: [{ says: '_lora-baselines.md: "AdaLoRA init_r 64 18,353,664"', options: { initR: 64 }, sites: llama3B, total: 18_353_664 }],
+  },
 };
