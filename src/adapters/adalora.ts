@@ -175,7 +175,7 @@ export const adalora = adapter({
   },
   layout: {
     type: "ADALORA",
-    options: loraPeftOptions,
+    options: { ...loraPeftOptions, deltaT: "deltaT" },
     tensors: { linear: { A: "lora_A", B: "lora_B", E: "lora_E" } },
     config: (set, held) => ({ rank_pattern: rankPattern(set, held) }),
   },

@@ -2,12 +2,13 @@ import { mkdtemp, readFile, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { beforeAll, describe, expect, it } from "vitest";
-import { dora, loadAdapter, lora, saveAdapter } from "../../../src/adapters/index.ts";
+import { adalora, attachedTo, budgetAt, dora, loadAdapter, lora, saveAdapter, type Adapter } from "../../../src/adapters/index.ts";
 import { openSafetensorsFile } from "../../../src/formats/safetensors-folder.ts";
 import { loadModel, parameters, unfreeze, type Model } from "../../../src/models/index.ts";
 import type { Batch, Regime } from "../../../src/nn/contracts.ts";
 import { start, type Parameter } from "../../../src/tensor/index.ts";
 import { train, type StepEvent } from "../../../src/training/index.ts";
+import { logitDifference, type Inputs, type Logits } from "../logits.ts";
 
 // Runs of torch and PEFT on stories260K, made by interop/make/train.py: AdamW 1e-3, decay 0.01, linear schedule with 2 warm-up steps of 8, clip 1.
 const here = "test/interop/train";
@@ -140,5 +141,47 @@ describe("training as torch and PEFT do it", () => {
     const final = await worst(join(here, run, "final/adapter_model.safetensors"), async (name) => ours.get(name)!);
     await rm(join(saved, ".."), { recursive: true });
     expect(final).toBeLessThan(2e-5);
+  });
+});
+
+describe("AdaLoRA", () => {
+  it("loses, prunes and ends as PEFT's allocator does, step by step", async () => {
+    const { steps, modules, inputs, final_eval_logits } = JSON.parse(await readFile(join(here, "adalora/expected.json"), "utf8")) as {
+      steps: { loss: number; budget: number; nonzero: number; mask: number[][] }[];
+      modules: string[];
+      inputs: Inputs;
+      final_eval_logits: Logits;
+    };
+    const methods = [adalora as unknown as Adapter];
+    const model = await loadAdapter(await loadModel("data/lm/stories260K"), join(here, "adalora/initial"), { methods });
+    const options = attachedTo(model, "default")!.options;
+    const { entries } = attachedTo(model, "default")!;
+    const [all, sites] = [await batches(), modules.map((path) => entries.get(path)!)];
+    const masks: number[][][] = [];
+    const watch: Regime = {
+      async afterStep() {
+        masks.push(await Promise.all(sites.map(async ({ E }) => [...(await E!.data())].map((e) => Number(e !== 0)))));
+      },
+    };
+    const losses: number[] = [];
+    await train(model, {
+      batches: all,
+      steps: steps.length,
+      learningRate: 5e-3,
+      weightDecay: 0.01,
+      regimes: [watch],
+      onEvent: (event) => {
+        if (event.event === "step") losses.push(event.loss + (event.extraLoss ?? 0));
+      },
+    });
+    expect(steps.map((_, i) => budgetAt(i + 1, steps.length, sites.length, options as never).budget)).toEqual(steps.map(({ budget }) => budget));
+    expect(
+      relative(
+        losses,
+        steps.map(({ loss }) => loss),
+      ),
+    ).toBeLessThan(1e-5);
+    expect(masks).toEqual(steps.map(({ mask }) => mask));
+    expect(await logitDifference(model, inputs, final_eval_logits)).toBeLessThan(1e-3);
   });
 });
