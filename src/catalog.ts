@@ -17,6 +17,7 @@ const methods = {
   flora: async () => (await import("./adapters/flora.ts")).flora,
   full: async () => (await import("./adapters/full.ts")).fullFineTuning,
   ia3: async () => (await import("./adapters/ia3.ts")).ia3,
+  increlora: async () => (await import("./adapters/increlora.ts")).increlora,
   loha: async () => (await import("./adapters/loha.ts")).loha,
   lokr: async () => (await import("./adapters/lokr.ts")).lokr,
   loldu: async () => (await import("./adapters/loldu.ts")).loldu,

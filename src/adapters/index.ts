@@ -12,6 +12,7 @@ export { atRank, dylora } from "./dylora.ts";
 export { flora } from "./flora.ts";
 export { bitfit, fullFineTuning } from "./full.ts";
 export { ia3 } from "./ia3.ts";
+export { increlora } from "./increlora.ts";
 export { loha } from "./loha.ts";
 export { factorization, lokr } from "./lokr.ts";
 export { loldu } from "./loldu.ts";

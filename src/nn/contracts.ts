@@ -191,6 +191,8 @@ export interface Training<P extends Params = Params> {
   readonly views: readonly View<P>[];
   /** The run's at this step, schedule applied. */
   readonly learningRate: number;
+  /** The run's, without its schedule. */
+  readonly peakLearningRate: number;
   readonly parameters: ReadonlyMap<string, Parameter>;
   readonly live: Live;
   readonly rng: Rng;

@@ -153,6 +153,7 @@ export class Session {
       get learningRate() {
         return session.settings.learningRate * session.settings.schedule(session.step, session.settings.steps);
       },
+      peakLearningRate: session.settings.learningRate,
       parameters: session.parameters,
       live,
       get rng() {

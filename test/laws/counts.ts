@@ -282,4 +282,13 @@ export const sheets: Readonly<Record<string, Sheet>> = {
     ],
     totals: [{ says: '_lora-baselines.md: "AdaLoRA init_r 64 18,353,664"', options: { initR: 64 }, sites: llama3B, total: 18_353_664 }],
   },
+  increlora: {
+    says: 'increlora.md: "saved useful = Σ n_k(in+out+1)"',
+    count: ({ out, in: inner }, o) => o["r"] * (inner + out + 1),
+    rank: "r",
+    variants: [
+      { r: 1, targetRank: 1, alpha: 3 },
+      { r: 1, targetRank: 2, topH: 30, increInterval: 1, dropout: 0.2, warmupSteps: 1 },
+    ],
+  },
 };
