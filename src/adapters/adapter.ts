@@ -74,6 +74,8 @@ export interface Adapter<O extends z.ZodObject = z.ZodObject, P extends Params =
   finish?(p: P, site: Site, o: z.output<O>): { params: P; options?: Readonly<Record<string, unknown>> };
   /** Where it sits, and what trains beside it, unless the user says otherwise; defaults to PEFT's targets for the model type. */
   defaults?(o: z.output<O>, layers: readonly LayerSpec[]): Targeting;
+  /** Throws where loaded parameters do not belong to a site, in a way their shapes do not show. */
+  verify?(p: P, site: Site): void;
   /** Its option r may be above the smaller side of a matrix. */
   readonly anyRank?: true;
   /** The whole-number option that sets how much is stored; defaults to `r` where there is one. */

@@ -129,6 +129,7 @@ export function tryOut(model: Model, set: AttachedAdapter, path: string): void {
         const layer = model.layers.get(module)!;
         const site = layer.site!;
         const { dtype } = layer.weight;
+        set.definition.verify?.(params, site);
         try {
           const { forward, weightAt, rows } = siteAttachment(set, params, module);
           if (site.kind === "embedding") {

@@ -291,4 +291,39 @@ export const sheets: Readonly<Record<string, Sheet>> = {
       { r: 1, targetRank: 2, topH: 30, increInterval: 1, dropout: 0.2, warmupSteps: 1 },
     ],
   },
+  "lora-ggpo": {
+    says: 'lora-ggpo.md: "trainable = r(m+n); memory overhead: 2 m-vectors per layer"',
+    count: ({ out, in: inner }, o) => o["r"] * (inner + out),
+    rank: "r",
+    variants: [
+      { r: 2, alpha: 3 },
+      { r: 3, mode: "mgpo" },
+      { r: 2, firstStep: "weights", normDim: "out" },
+    ],
+  },
+  pst: {
+    says: 'pst.md: "trainable = Σ_layers (r1+r2+1)(out+in)"',
+    count: ({ out, in: inner }, o) => (o["weightRank"] + o["maskRank"] + 1) * (out + inner),
+    variants: [
+      { weightRank: 2, maskRank: 1 },
+      { weightRank: 1, maskRank: 0, sparsity: 0.5, initialWarmup: 0, finalWarmup: 0.2 },
+    ],
+    totals: [
+      {
+        says: 'pst.md: "17·165 888 = 2 820 096"',
+        options: { weightRank: 8, maskRank: 8 },
+        sites: [
+          [768, 768, 48],
+          [3072, 768, 12],
+          [768, 3072, 12],
+        ],
+        total: 2_820_096,
+      },
+    ],
+  },
+  sara: {
+    says: 'sara.md: "trainable vector θ_M = θ[M] (nnz)"',
+    count: ({ out, in: inner }, o) => Math.max(1, Math.round(o["share"] * out * inner)),
+    variants: [{ share: 0.3 }, { share: 0.5, progressiveIter: 1, lambdaRank: 0.1, leastSide: 0, leastCount: 0 }],
+  },
 };
