@@ -1,8 +1,8 @@
 import type { z } from "zod";
 import type { Site } from "../nn/contracts.ts";
 import { scaledRows, sumOf, type LinearOperator } from "../operators/index.ts";
-import { add, affine, div, equal, mul, noGrad, scope, sqrt, square, sub, sum, zeros, type Tensor } from "../tensor/index.ts";
-import { adapter } from "./adapter.ts";
+import { add, affine, div, equal, mul, noGrad, reshape, scope, sqrt, square, sub, sum, zeros, type Tensor } from "../tensor/index.ts";
+import { adapter, applyAt, perOutput } from "./adapter.ts";
 import { dropInput, initLora, loraOptions, loraPeftOptions, loraTensors, loraUpdate, type LoraParams } from "./lora.ts";
 
 const options = loraOptions;
@@ -16,12 +16,14 @@ const rowNorms = (w: Tensor): Tensor => sqrt(sum(square(w), { axes: [1] }));
 function gain(p: Params, site: Site, o: Options): Tensor {
   const norms = noGrad(() =>
     scope(() => {
-      const norm = rowNorms(add(site.weight.toDense(), loraUpdate(p, o).toDense()));
+      const norm = rowNorms(add(site.weight.toDense(), loraUpdate(p, site, o).toDense()));
       return add(norm, equal(norm, zeros(norm.shape, norm.dtype)));
     }),
   );
-  return div(p.m, norms);
+  return div(reshape(p.m, [site.out]), norms);
 }
+
+const doraTensors = { ...loraTensors.linear, m: "lora_magnitude_vector" } as const;
 
 /**
  * DoRA: diag(m / ‖W + s·B·A‖)·(W + s·B·A), with m the row norms of W at the start; magnitude and direction train apart.
@@ -34,7 +36,7 @@ export const dora = adapter({
   id: "dora",
   title: "DoRA",
   paper: "arXiv:2402.09353",
-  kinds: ["linear"],
+  kinds: ["linear", "conv2d"],
   options,
   waives: [
     {
@@ -42,16 +44,20 @@ export const dora = adapter({
       because: '_lora-baselines.md: "Gradients that matter: DoRA treats the norm ‖W+sBA‖ as a constant (detach)."',
     },
   ],
-  init: (site, o, context) => ({ ...initLora(site, o, context), m: rowNorms(site.weight.toDense()) }),
+  init(site, o, context) {
+    const m = rowNorms(site.weight.toDense());
+    return { ...initLora(site, o, context), m: site.conv ? reshape(m, [1, site.out, 1, 1]) : m };
+  },
   update(p: Params, site, o): LinearOperator {
     const g = gain(p, site, o);
-    return sumOf(scaledRows(affine(g, 1, -1), site.weight), scaledRows(g, loraUpdate(p, o)));
+    return sumOf(scaledRows(affine(g, 1, -1), site.weight), scaledRows(g, loraUpdate(p, site, o)));
   },
   forward(x, y, p, site, o, live) {
     const g = gain(p, site, o);
     const input = dropInput(x, o, site, live);
-    const base = input !== x ? site.weight.apply(input) : site.bias ? sub(y, site.bias) : y;
-    return add(add(y, mul(base, affine(g, 1, -1))), mul(loraUpdate(p, o).apply(input), g));
+    const base = input !== x ? applyAt(site, site.weight, input) : site.bias ? sub(y, perOutput(site, site.bias)) : y;
+    const update = loraUpdate(p, site, o);
+    return add(add(y, mul(base, perOutput(site, affine(g, 1, -1)))), mul(applyAt(site, update, input), perOutput(site, g)));
   },
-  layout: { type: "LORA", options: loraPeftOptions, fixed: { use_dora: true }, tensors: { linear: { ...loraTensors.linear, m: "lora_magnitude_vector" } } },
+  layout: { type: "LORA", options: loraPeftOptions, fixed: { use_dora: true }, tensors: { linear: doraTensors, conv2d: doraTensors } },
 });

@@ -84,7 +84,7 @@ describe("lora", () => {
 
   it("has one update for an embedding, the transpose of s·B·A, seen as a matrix and by rows", async () => {
     const p = { embeddingA: leaf([2, 7], 1), embeddingB: leaf([3, 2], 2) };
-    const update = loraUpdate(p, optionsOf({ r: 2, alpha: 6 }));
+    const update = loraUpdate(p, siteOf(7, 3), optionsOf({ r: 2, alpha: 6 }));
     const [a, b] = [await numbers(p.embeddingA), await numbers(p.embeddingB)];
     const expected = (v: number, d: number): number => 3 * [0, 1].reduce((sum, k) => sum + b[d * 2 + k]! * a[k * 7 + v]!, 0);
     const matrix = await numbers(update.toDense());
@@ -110,11 +110,12 @@ describe("lora", () => {
     expect(loraScale({ A: zeros([2, 4]), B: zeros([4, 2]) }, optionsOf({ r: 8, alpha: 8 }))).toBe(4);
     const empty: LoraParams = { A: zeros([0, 4]), B: zeros([3, 0]) };
     expect(loraScale(empty, optionsOf({ r: 8 }))).toBe(0);
-    expect(await numbers(loraUpdate(empty, optionsOf({ r: 8 })).toDense())).toEqual(Array(12).fill(0));
+    expect(await numbers(loraUpdate(empty, siteOf(3, 4), optionsOf({ r: 8 })).toDense())).toEqual(Array(12).fill(0));
   });
 
   it("counts what PEFT's benchmark counts on Llama-3.2-3B at rank 32", () => {
-    const update = (out: number, inner: number): number => loraUpdate({ A: shaped([32, inner]), B: shaped([out, 32]) }, optionsOf({ r: 32 })).cost().params;
+    const update = (out: number, inner: number): number =>
+      loraUpdate({ A: shaped([32, inner]), B: shaped([out, 32]) }, siteOf(out, inner), optionsOf({ r: 32 })).cost().params;
     expect(28 * (update(3072, 3072) + update(1024, 3072))).toBe(9_175_040);
   });
 
@@ -153,7 +154,7 @@ describe("rslora", () => {
       const site = siteOf(64, 300);
       const { A } = drawn(site, { r });
       const B = new Rng(2).normal([64, r], 1);
-      return spread(await numbers(loraUpdate({ A, B }, parseOptions(method as typeof lora, { r, alpha: 8 })).toDense())).std;
+      return spread(await numbers(loraUpdate({ A, B }, site, parseOptions(method as typeof lora, { r, alpha: 8 })).toDense())).std;
     };
     for (const [method, ratio] of [
       [rslora, 1],

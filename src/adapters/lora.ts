@@ -1,8 +1,9 @@
 import { z } from "zod";
 import type { Live, Site } from "../nn/contracts.ts";
 import { lowRank } from "../operators/index.ts";
-import { dropout, type Parameter, scale, type Tensor, transpose, zeros } from "../tensor/index.ts";
-import { adapter, type InitContext } from "./adapter.ts";
+import { StrutError } from "../errors.ts";
+import { add, conv2d, dropout, type Parameter, reshape, scale, type Tensor, transpose, zeros } from "../tensor/index.ts";
+import { adapter, addAt, type InitContext } from "./adapter.ts";
 
 export const loraOptions = z.object({
   r: z.int().positive().default(8).describe("rank of the update; defaults to 8"),
@@ -28,18 +29,57 @@ export function loraScale(p: LoraParams, o: LoraOptions): number {
   return rank === 0 ? 0 : o.alpha / (o.useRslora ? Math.sqrt(rank) : rank);
 }
 
+/** Shapes of A and B: matrices, or the filters of a convolution to r channels and of a 1×1 convolution behind it, which has the groups. */
+export function factorShapes({ out, in: inner, conv, path }: Site, r: number): [number[], number[]] {
+  if (!conv)
+    return [
+      [r, inner],
+      [out, r],
+    ];
+  const { kernel, groups } = conv;
+  if (r % groups !== 0)
+    throw new StrutError("option", `rank ${r} is no multiple of the ${groups} groups of ${path}`, { path: "r", hint: `Use a multiple of ${groups}.` });
+  return [
+    [r, (inner / (kernel[0] * kernel[1])) * groups, ...kernel],
+    [out, r / groups, 1, 1],
+  ];
+}
+
+/** Filters as a matrix, one a row. */
+export const asMatrix = (x: Tensor): Tensor => (x.shape.length === 2 ? x : reshape(x, [x.shape[0]!, x.shape.slice(1).reduce((product, n) => product * n, 1)]));
+
 /** A r×in and B out×r for linear sites. An embedding V×dim has A r×V zero and B dim×r normal, as in PEFT. */
 export function initLora(site: Site, o: InitOptions, { rng, dtype }: InitContext): LoraParams {
   if (site.kind === "embedding") return { embeddingA: zeros([o.r, site.out], dtype), embeddingB: rng.normal([site.in, o.r], 1, dtype) };
-  const drawn =
-    o.initLoraWeights === "gaussian" ? rng.normal([o.r, site.in], 1 / Math.max(1, o.r), dtype) : rng.uniform([o.r, site.in], 1 / Math.sqrt(site.in), dtype);
-  const B = o.initLoraWeights === false && o.r > 0 ? rng.uniform([site.out, o.r], 1 / Math.sqrt(o.r), dtype) : zeros([site.out, o.r], dtype);
+  const [down, up] = factorShapes(site, o.r);
+  // A reads all channels of a grouped convolution, whose matrix has those of one group
+  const inner = down.slice(1).reduce((product, n) => product * n, 1);
+  const drawn = o.initLoraWeights === "gaussian" ? rng.normal(down, 1 / Math.max(1, o.r), dtype) : rng.uniform(down, 1 / Math.sqrt(inner), dtype);
+  const B = o.initLoraWeights === false && o.r > 0 ? rng.uniform(up, 1 / Math.sqrt(up[1]!), dtype) : zeros(up, dtype);
   return { A: drawn, B, ...(o.loraBias ? { bias: zeros([site.out], dtype) } : {}) };
 }
 
 /** scale·B·A as an operator on the site's matrix; an embedding's is its transpose. */
-export function loraUpdate(p: LoraParams, o: LoraOptions) {
-  return "A" in p ? lowRank(p.B, p.A, loraScale(p, o)) : lowRank(transpose(p.embeddingA), transpose(p.embeddingB), loraScale(p, o));
+export function loraUpdate(p: LoraParams, site: Site, o: LoraOptions) {
+  if (!("A" in p)) return lowRank(transpose(p.embeddingA), transpose(p.embeddingB), loraScale(p, o));
+  if ((site.conv?.groups ?? 1) > 1)
+    throw new StrutError(
+      "merge",
+      `the LoRA of ${site.path} is no change of its filters: the convolution has ${site.conv!.groups} groups, and A reads all of them`,
+      {
+        path: site.path,
+        hint: "Keep it as an adapter.",
+      },
+    );
+  return lowRank(asMatrix(p.B), asMatrix(p.A), loraScale(p, o));
+}
+
+/** y + scale·B·A·x, of a grouped convolution through both of its convolutions. */
+export function addLora(x: Tensor, y: Tensor, p: LoraParams, site: Site, o: LoraOptions): Tensor {
+  const { conv } = site;
+  if (!conv || conv.groups === 1 || !("A" in p)) return addAt(site, loraUpdate(p, site, o), y, x);
+  const { kernel: _, groups, ...geometry } = conv;
+  return add(y, scale(conv2d(conv2d(x, p.A, null, { ...geometry, groups: 1 }), p.B, null, { groups }), loraScale(p, o)));
 }
 
 /** Dropout on the input of the update, in training only. */
@@ -48,6 +88,7 @@ export const dropInput = (x: Tensor, o: Pick<LoraOptions, "dropout">, site: Site
 
 export const loraTensors = {
   linear: { A: "lora_A.weight", B: "lora_B.weight", bias: "lora_B.bias" },
+  conv2d: { A: "lora_A.weight", B: "lora_B.weight", bias: "lora_B.bias" },
   embedding: { embeddingA: "lora_embedding_A", embeddingB: "lora_embedding_B" },
 } as const;
 
@@ -64,11 +105,11 @@ export const lora = adapter({
   id: "lora",
   title: "LoRA",
   paper: "arXiv:2106.09685",
-  kinds: ["linear", "embedding"],
+  kinds: ["linear", "conv2d", "embedding"],
   options: loraOptions,
   init: initLora,
-  update: (p: LoraParams, _site, o) => loraUpdate(p, o),
-  forward: (x, y, p, site, o, live) => loraUpdate(p, o).addTo!(y, dropInput(x, o, site, live)),
+  update: (p: LoraParams, site, o) => loraUpdate(p, site, o),
+  forward: (x, y, p, site, o, live) => addLora(dropInput(x, o, site, live), y, p, site, o),
   bias: (p, _site, o) => p.bias && scale(p.bias as Parameter, loraScale(p, o)),
   layout: { type: "LORA", options: loraPeftOptions, fixed: { use_dora: false }, tensors: loraTensors, tied: { A: "embeddingB", B: "embeddingA" } },
 });

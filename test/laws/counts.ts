@@ -1,7 +1,9 @@
 import { factorization } from "../../src/adapters/index.ts";
 import type { Site } from "../../src/nn/contracts.ts";
 
-type Shape = Pick<Site, "out" | "in" | "kind"> & { readonly path?: string };
+type Shape = Pick<Site, "out" | "in" | "kind"> & Partial<Pick<Site, "path" | "conv">>;
+
+const areaOf = ({ conv }: Shape): number => (conv ? conv.kernel[0] * conv.kernel[1] : 1);
 // oxlint-disable-next-line typescript/no-explicit-any -- each method's own options
 type Options = Record<string, any>;
 
@@ -99,10 +101,10 @@ export const sheets: Readonly<Record<string, Sheet>> = {
   },
   flora: {
     says: 'flora.md: "Trainable = Π r_i + Σ dim_i r_i"',
-    count({ out, in: inner, kind }, o) {
-      if (kind === "conv2d") throw new Error("counted in flora.test.ts");
-      const r = typeof o["r"] === "number" ? [Math.min(inner, o["r"]), Math.min(out, o["r"])] : (o["r"] as number[]);
-      return r[0]! * r[1]! + inner * r[0]! + out * r[1]!;
+    count({ out, in: inner, kind, conv }, o) {
+      const dims = [inner / areaOf({ out, in: inner, kind, ...(conv ? { conv } : {}) }), out, ...(conv?.kernel ?? [])];
+      const r = dims.map((dim, i) => Math.min(dim, i < 2 ? (o["r"] as number) : 2));
+      return r.reduce((product, n) => product * n, 1) + dims.reduce((sum, dim, i) => sum + dim * r[i]!, 0);
     },
     rank: "r",
     variants: [
@@ -148,11 +150,12 @@ export const sheets: Readonly<Record<string, Sheet>> = {
   },
   lokr: {
     says: '_lora-baselines.md: "w1 is ol×im, full unless `decompose_both` and r<max(ol,im)/2"',
-    count({ out, in: inner }, o) {
-      const [[ol, ok], [im, inn]] = [factorization(out, o["decomposeFactor"]), factorization(inner, o["decomposeFactor"])];
+    count(site, o) {
+      const area = areaOf(site);
+      const [[ol, ok], [im, inn]] = [factorization(site.out, o["decomposeFactor"]), factorization(site.in / area, o["decomposeFactor"])];
       const r = o["r"] as number;
       const small = o["decomposeBoth"] && r < Math.max(ol, im) / 2 ? r * (ol + im) : ol * im;
-      return small + (r < Math.max(ok, inn) / 2 ? r * (ok + inn) : ok * inn);
+      return small + (r < Math.max(ok, inn) / 2 ? r * (ok + inn * area) : ok * inn * area);
     },
     rank: "r",
     variants: [

@@ -7,7 +7,7 @@ import type { Params } from "../../src/nn/contracts.ts";
 import { singularValues } from "../../src/linalg/index.ts";
 import { backward, bytesOf, engine, full, isReal, noGrad, Rng, sub, sum, toBytes, zeros } from "../../src/tensor/index.ts";
 import { equalBytes } from "../support/bytes.ts";
-import { inFolder, outputOf, zeroed } from "./scaffolds.ts";
+import { courseOf, inFolder, outputOf, siteInput, zeroed } from "./scaffolds.ts";
 import {
   type Law,
   numbers,
@@ -218,6 +218,7 @@ export const adapterLaws: readonly Law[] = [
         return new Map(Object.entries(set.entries.get(path)!).map(([key, p]) => [key, toBytes(p)]));
       };
       for (const path of [all[0]!, all.at(-1)!]) expect(sameBytes(await values([path], path), await values(all, path)), path).toEqual([]);
+      if (subject.sites.length < 2) return;
       const twins = subject.sites.filter((site) => site.role === subject.sites.at(-2)!.role && site.kind === subject.sites.at(-2)!.kind);
       if (twins.length > 1 && drewAtSites())
         expect(sameBytes(await values(all, twins[0]!.path), await values(all, twins[1]!.path)), "sites draw numbers of their own").not.toEqual([]);
@@ -232,9 +233,8 @@ export const adapterLaws: readonly Law[] = [
   {
     name: "a resumed run is the same run",
     async check(subject) {
-      const batches = [subject.scaffold.ids, subject.scaffold.ids.map((row) => [...row].reverse())].map((ids) => ({ ids }));
       await inFolder(async (folder) => {
-        const course = { batches, steps: 4, learningRate: 0.02, accumulate: 2, clip: 1, seed: 3 };
+        const course = { ...courseOf(subject.scaffold), steps: 4, learningRate: 0.02, accumulate: 2, clip: 1, seed: 3 };
         const trained = async (options: Partial<Parameters<typeof train>[1]>): Promise<Map<string, Uint8Array>> => {
           const { model } = await train(await put(subject), { ...course, ...options });
           return new Map([...adapterParameters(attachedTo(model, "default")!)].map(([key, p]) => [key, toBytes(p)]));
@@ -277,7 +277,8 @@ export const adapterLaws: readonly Law[] = [
       orSentence(async () => {
         const base = zeroed(subject.base);
         const model = await put(subject, { base });
-        expect(distance(await output(model, subject), await output(base, subject))).toBeLessThanOrEqual(tolerance(subject) / 10);
+        if (!subject.method.waives?.some(({ law }) => law === "starts at the base"))
+          expect(distance(await output(model, subject), await output(base, subject))).toBeLessThanOrEqual(tolerance(subject) / 10);
         stir(model);
         const adapted = await output(model, subject);
         expect(adapted.every(Number.isFinite)).toBe(true);
@@ -298,13 +299,32 @@ export const adapterLaws: readonly Law[] = [
       for (const site of byRole(subject)) {
         if (site.kind === "embedding") continue;
         const { dtype } = subject.scaffold;
-        const zero = zeros([2, site.in], dtype);
+        const zero = siteInput(site, 2, (shape) => zeros(shape, dtype));
         const y = await numbers(noGrad(() => siteOutput(model, site, zero)));
         expect(y.every(Number.isFinite), `${site.path}: zero input`).toBe(true);
         if (merged) expect(distance(y, await numbers(noGrad(() => siteOutput(merged, site, zero)))), site.path).toBeLessThan(tolerance(subject));
-        expect((await numbers(noGrad(() => siteOutput(model, site, zeros([0, site.in], dtype))))).length, "no rows").toBe(0);
+        expect(
+          (
+            await numbers(
+              noGrad(() =>
+                siteOutput(
+                  model,
+                  site,
+                  siteInput(site, 0, (shape) => zeros(shape, dtype)),
+                ),
+              ),
+            )
+          ).length,
+          "no rows",
+        ).toBe(0);
         for (const value of [NaN, Infinity, -Infinity]) {
-          const bad = noGrad(() => siteOutput(model, site, full([2, site.in], value, dtype)));
+          const bad = noGrad(() =>
+            siteOutput(
+              model,
+              site,
+              siteInput(site, 2, (shape) => full(shape, value, dtype)),
+            ),
+          );
           expect(
             (await numbers(bad)).every((n) => !Number.isFinite(n)),
             `${site.path}: ${value} stays visible`,
@@ -359,7 +379,8 @@ export const adapterLaws: readonly Law[] = [
     name: "stands beside trained biases, modules and tokens",
     async check(subject) {
       const { architecture, layers } = subject.base;
-      const [embedding, norm] = [architecture.embedding!, [...layers.values()].find(({ spec }) => spec.kind === "norm")!.spec.path];
+      if (!architecture.embedding) return;
+      const [embedding, norm] = [architecture.embedding, [...layers.values()].find(({ spec }) => spec.kind === "norm")!.spec.path];
       const targets = subject.sites.map(({ path }) => path).filter((path) => layers.get(path)!.spec.kind !== "embedding");
       if (targets.length === 0) return;
       const extras = { bias: "all", modulesToSave: [norm], trainableTokenIndices: { [embedding]: [1, 3] } } as const;

@@ -1,7 +1,8 @@
 import { files, paths } from "../../src/formats/system.ts";
 import { forward, loadModel, parameters, randomModel, saveModel, type Model } from "../../src/models/index.ts";
 import { makeLayer, makeModel } from "../../src/models/model.ts";
-import type { Run } from "../../src/nn/contracts.ts";
+import type { Batch, Run, Site, Task } from "../../src/nn/contracts.ts";
+import { classification } from "../../src/training/index.ts";
 import { equalBytes } from "../support/bytes.ts";
 import { add, engine, noGrad, Parameter, Rng, scope, tensor, toBytes, zeros, type Engine, type Real, type Tensor } from "../../src/tensor/index.ts";
 
@@ -15,6 +16,8 @@ export interface Scaffold {
   /** Largest rank that every site allows. */
   readonly mostRank: number;
   readonly ids: readonly (readonly number[])[];
+  /** Of images, in place of ids. */
+  readonly images?: readonly [number, number, number, number];
 }
 
 const llama = {
@@ -31,6 +34,7 @@ const llama = {
   mlp_bias: true,
 };
 const gpt2 = { architectures: ["GPT2LMHeadModel"], model_type: "gpt2", vocab_size: 11, n_embd: 8, n_head: 2, n_layer: 1, n_positions: 8 };
+const resnet = { architectures: ["ResNet"], model_type: "resnet-cifar", blocks_per_stage: [1, 1], widths: [4, 6], num_labels: 5, num_channels: 3 };
 const ids = [
   [3, 1, 4, 1, 5],
   [9, 2, 6, 5, 3],
@@ -54,6 +58,7 @@ export const scaffolds: readonly Scaffold[] = [
     mostRank: 1,
     ids,
   },
+  { name: "resnet, f64", dtype: "f64", config: resnet, mostRank: 3, ids: [], images: [2, 3, 8, 8] },
   { name: "gpt2 of width 1, f32", dtype: "f32", config: { ...gpt2, n_embd: 1, n_head: 1 }, mostRank: 1, ids },
 ];
 
@@ -120,5 +125,26 @@ export function zeroed(model: Model): Model {
 }
 
 /** What the model answers to the scaffold's input. */
-export const outputOf = (model: Model, { ids }: Scaffold, run: Run = {}): Tensor =>
-  forward(model, tensor(ids.flat(), [ids.length, ids[0]!.length], "i32"), run);
+export const outputOf = (model: Model, scaffold: Scaffold, run: Run = {}): Tensor => forward(model, inputOf(scaffold), run);
+
+/** The scaffold's input: token ids, or images. */
+export const inputOf = ({ ids, images, dtype }: Scaffold): Tensor =>
+  images ? new Rng(2).normal(images, 1, dtype) : tensor(ids.flat(), [ids.length, ids[0]!.length], "i32");
+
+/** Two batches to train on, and what their loss is. */
+export function courseOf(scaffold: Scaffold): { batches: Batch[]; task?: Task } {
+  const { ids, images } = scaffold;
+  if (!images) return { batches: [ids, ids.map((row) => [...row].reverse())].map((rows) => ({ ids: rows })) };
+  const labels = [
+    [1, 4],
+    [0, 2],
+  ].map((classes) => tensor(classes, [2], "i32"));
+  return { task: classification, batches: labels.map((label) => ({ ids: [], inputs: { x: inputOf(scaffold), labels: label } })) };
+}
+
+/** An input of a site that is all one number, or drawn for a gradient check. */
+export const siteInput = <T extends Tensor>(site: Site, rows: number, make: (shape: readonly number[]) => T): T => {
+  if (!site.conv) return make([rows, site.in]);
+  const { kernel, groups } = site.conv;
+  return make([rows, (site.in / (kernel[0] * kernel[1])) * groups, 3, 3]);
+};

@@ -8,7 +8,7 @@ import { add, backward, isReal, mul, noGrad, Parameter, Rng, scope, start, stop,
 import { equalBytes } from "../support/bytes.ts";
 import { checkGradients, leaf, sample } from "../support/gradients.ts";
 import type { Sheet } from "./counts.ts";
-import { baseOf, outputOf, type Scaffold } from "./scaffolds.ts";
+import { baseOf, outputOf, siteInput, type Scaffold } from "./scaffolds.ts";
 
 /** A method with options on a scaffold. */
 export interface Subject {
@@ -215,7 +215,7 @@ export async function siteGradients(subject: Subject, which: "input" | "paramete
   for (const training of [false, true]) {
     Object.assign(set.live, { training, rng: new Rng(8) });
     for (const site of byRole(subject)) {
-      const x = leaf([3, site.in], 4);
+      const x = siteInput(site, 3, (shape) => leaf(shape, 4));
       const params = [...trainables(set.entries.get(site.path)!), ...trainables(set.shared)].map(([, p]) => p);
       if (which === "parameters" && params.length === 0) continue;
       if (which === "parameters") await checkGradients(() => siteOutput(model, site, site.kind === "embedding" ? idsOf(site) : x), params);
