@@ -16,7 +16,7 @@ export { increlora } from "./increlora.ts";
 export { loha } from "./loha.ts";
 export { factorization, lokr } from "./lokr.ts";
 export { loldu } from "./loldu.ts";
-export { lora, rslora } from "./lora.ts";
+export { lora, olora, pissa, rslora } from "./lora.ts";
 export { merge, unmerge } from "./merge.ts";
 export { loraGgpo, rowNoise } from "./lora-ggpo.ts";
 export { loraXs } from "./lora-xs.ts";

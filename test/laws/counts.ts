@@ -329,4 +329,22 @@ export const sheets: Readonly<Record<string, Sheet>> = {
     count: ({ out, in: inner }, o) => Math.max(1, Math.round(o["share"] * out * inner)),
     variants: [{ share: 0.3 }, { share: 0.5, progressiveIter: 1, lambdaRank: 0.1, leastSide: 0, leastCount: 0 }],
   },
+  pissa: {
+    says: '_lora-baselines.md: "LoRA on residual base"',
+    count: (site, o) => lora(o, site),
+    rank: "r",
+    variants: [
+      { r: 2, alpha: 3 },
+      { r: 3, dropout: 0.3, useRslora: true },
+    ],
+  },
+  olora: {
+    says: '_lora-baselines.md: "LoRA on residual base"',
+    count: (site, o) => lora(o, site),
+    rank: "r",
+    variants: [
+      { r: 2, alpha: 3 },
+      { r: 3, dropout: 0.3 },
+    ],
+  },
 };
