@@ -13,6 +13,7 @@ const methods = {
   bottleneck: async () => (await import("./adapters/bottleneck.ts")).bottleneck,
   compacter: async () => (await import("./adapters/compacter.ts")).compacter,
   dora: async () => (await import("./adapters/dora.ts")).dora,
+  dsee: async () => (await import("./adapters/dsee.ts")).dsee,
   dylora: async () => (await import("./adapters/dylora.ts")).dylora,
   flora: async () => (await import("./adapters/flora.ts")).flora,
   full: async () => (await import("./adapters/full.ts")).fullFineTuning,

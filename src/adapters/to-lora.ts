@@ -65,7 +65,8 @@ export function deltaAt(layer: Layer, set: AttachedAdapter): { update: LinearOpe
     });
   const taken = set.taken.get(site.path);
   if (own.update && taken) return { update: sumOf(own.update(site), lowRank(taken.B, taken.A, -taken.scale)) };
-  const update = own.update?.(site) ?? dense(sub(own.weightAt!(site).toDense(), site.weight.toDense()));
+  const moved = own.weightAt && sub(own.weightAt(site).toDense(), site.weight.toDense());
+  const update = own.update ? (moved ? sumOf(dense(moved), own.update(site)) : own.update(site)) : dense(moved!);
   const bias = own.biasUpdate?.(site);
   return { update, ...(bias ? { bias } : {}) };
 }
