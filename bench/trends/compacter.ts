@@ -1,0 +1,23 @@
+import { bottleneck, compacter, lora } from "strut/adapters";
+import { row, type Recipe } from "./recipe.ts";
+import { residualMlp } from "./scaffolds/residual-mlp.ts";
+
+export default {
+  title: "Compacter beside its dense bottleneck on the residual MLP",
+  sheet:
+    "not measured there; expected: parameters dense : PHM : Compacter ≈ 1 : .42 : .20, quality within 1–2 points of the dense adapter (compacter.md, corrected)",
+  better: "higher",
+  async rows() {
+    const mlp = await residualMlp();
+    const course = { steps: 300, learningRate: [3e-3, 1e-2] };
+    const serial = { width: 8, unfreezeLayerNorms: false };
+    return [
+      await row("bottleneck, width 8", mlp, bottleneck, serial, course, "higher"),
+      await row("PHM adapter, n 4", mlp, compacter, { ...serial, factorizedPhmW: false, sharedPhmRule: false }, course, "higher"),
+      await row("Compacter, n 4", mlp, compacter, { ...serial, phmInitRange: 0.01 }, course, "higher"),
+      await row("Compacter, n 4, rules from 1e-4", mlp, compacter, serial, course, "higher"),
+      await row("LoRA r 1", mlp, lora, { r: 1, alpha: 1 }, course, "higher"),
+    ];
+  },
+  orders: [],
+} satisfies Recipe;
