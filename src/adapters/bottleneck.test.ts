@@ -117,7 +117,7 @@ describe("bottleneck", () => {
     [{}, /reductionFactor 32 leaves no bottleneck at model.layers.0.self_attn.o_proj, whose output is 8 wide/],
     [{ width: 0 }, /width/],
     [{ width: 2, nonLinearity: "tanh" }, /nonLinearity/],
-    [{ width: 2, mhAdapter: false, outputAdapter: false }, /./],
+    [{ width: 2, mhAdapter: false, outputAdapter: false }, /targets \[\] match no layer/],
   ])("refuses %o in a sentence", async (given, sentence) => {
     await expect(adapt(tinyModel(), bottleneck, given as never)).rejects.toThrow(sentence);
   });

@@ -169,7 +169,7 @@ describe("loldu", () => {
     const model = stir(await adapt(base, loldu, { r: 3 }, { targets: ["conv1", "conv2"] }));
     const images = tensor(sample([2, 3, 8, 8], 5), [2, 3, 8, 8], "f64");
     const answer = async (of: typeof model) => numbers(noGrad(() => scope(() => forward(of, images))));
-    const [own, merged, before] = [await answer(model), await answer(await merge(model)), await answer(base)];
+    const [own, merged, before] = [await answer(model), await answer(merge(model)), await answer(base)];
     const size = Math.max(...before.map(Math.abs));
     own.forEach((value, i) => expect(Math.abs(value - merged[i]!)).toBeLessThan(1e-11 * Math.max(size, ...own.map(Math.abs))));
     expect(own.some((value, i) => Math.abs(value - before[i]!) > 1e-3 * size)).toBe(true);

@@ -151,7 +151,7 @@ describe("svfit", () => {
     const model = stir(await adapt(base, svfit, { r: 3 }, { targets: ["conv1", "conv2"] }));
     const images = tensor(sample([2, 3, 8, 8], 5), [2, 3, 8, 8], "f64");
     const answer = async (of: typeof model) => numbers(noGrad(() => scope(() => forward(of, images))));
-    const [own, merged, before] = [await answer(model), await answer(await merge(model)), await answer(base)];
+    const [own, merged, before] = [await answer(model), await answer(merge(model)), await answer(base)];
     own.forEach((value, i) => expect(value).toBeCloseTo(merged[i]!, 10));
     expect(own.some((value, i) => Math.abs(value - before[i]!) > 1e-3)).toBe(true);
   });
