@@ -7,7 +7,7 @@ const [CLASSES, SIDE, ROWS, SHOTS] = [8, 8, 32, 512];
 /** The gratings as the base learns them, and as the task has them: turned and in other colours. */
 const learnt = { turn: 0, colours: [1, 0.6, 0.2] };
 const shifted = { turn: 0.25, colours: [-0.3, 0.5, -1] };
-const NOISE = 0.8;
+const NOISE = 2;
 
 let made: Promise<Scaffold> | undefined;
 
