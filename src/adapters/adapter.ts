@@ -15,7 +15,7 @@ export interface InitContext {
   readonly sites: readonly Site[];
   readonly dtype: Real;
   /** What the calibration pass collected at a site: what the method needs. */
-  statistic(site: Site): SiteStatistics;
+  statistic?(site: Site): SiteStatistics;
 }
 
 /** How a method's parameters stand in a directory: PEFT's type, option names and tensor names; or our own. */

@@ -29,9 +29,6 @@ async function made(given: object = {}) {
           rng: new Rng(3),
           dtype: "f64",
           sites: [],
-          statistic: () => {
-            throw new Error("none");
-          },
         },
         {},
       ) as { A: Tensor; B: Tensor; m: Tensor },

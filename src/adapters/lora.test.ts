@@ -32,9 +32,6 @@ const drawn = (site: Site, given: object, seed = 1) =>
     rng: new Rng(seed),
     dtype: "f32",
     sites: [],
-    statistic: () => {
-      throw new Error("none");
-    },
   }) as { A: Tensor; B: Tensor; bias?: Tensor };
 
 const spread = (values: readonly number[]) => {
@@ -81,9 +78,6 @@ describe("lora", () => {
       rng: new Rng(1),
       dtype: "f32",
       sites: [],
-      statistic: () => {
-        throw new Error("none");
-      },
     }) as {
       embeddingA: Tensor;
       embeddingB: Tensor;

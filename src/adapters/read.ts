@@ -328,7 +328,7 @@ async function takenOnLoading(
     const site = base.layers.get(path)!.site!;
     const o = optionsAt(path) as Record<string, unknown>;
     await scope(async () => {
-      const context = { rng: new Rng(seed), sites: [], dtype, statistic: () => undefined as never };
+      const context = { rng: new Rng(seed), sites: [], dtype };
       const start = await definition.start!(site, o as never, context);
       if (start?.takes) taken.set(path, takenFrom(site, start, definition.scale?.(o as never) ?? (o["alpha"] as number) / (o["r"] as number)));
     });
