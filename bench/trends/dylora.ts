@@ -40,5 +40,7 @@ export default {
     ["DyLoRA α/r, b 1", "truncated LoRA, b 1"],
     ["DyLoRA α/r, b 2", "truncated LoRA, b 2"],
     ["DyLoRA α/r, b 4", "truncated LoRA, b 4"],
+    ["DyLoRA α/r, b 1", "DyLoRA α/b, b 1"],
+    ["DyLoRA α/r, b 8", "DyLoRA α/b, b 8"],
   ],
 } satisfies Recipe;

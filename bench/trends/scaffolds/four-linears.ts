@@ -24,16 +24,18 @@ async function build(): Promise<Scaffold> {
   };
   const changes = names.map((name, i) => copyOf(change(name, i)));
   const goals = names.map((name, i) => copyOf(add(weights.get(name)!, changes[i]!)));
-  const base = modelOf("four-linears", weights, (apply, x) =>
+  const identity = (n: number): Tensor =>
+    tensor(
+      Array.from({ length: n * n }, (_, at) => Number(at % (n + 1) === 0)),
+      [n, n],
+    );
+  const base = modelOf("four-linears", new Map([...weights, ["head", identity(4 * WIDTH)]]), (apply, x) =>
     concat(
       names.map((name) => apply(name, x)),
       1,
     ),
   );
-  const basis = tensor(
-    Array.from({ length: WIDTH * WIDTH }, (_, at) => Number(at % (WIDTH + 1) === 0)),
-    [WIDTH, WIDTH],
-  );
+  const basis = identity(WIDTH);
   return {
     base,
     task: regression,
