@@ -30,6 +30,7 @@ async function allocated(targetR: number): Promise<Row[]> {
 export default {
   title: "AdaLoRA on four linear layers, of which two have a change of rank 6 to learn",
   sheet: "budget 8 → ranks [3,5,0,0], mean relative error .12 against uniform rank 2 each .37; 12 → [6,6,0,0] .001 against .19; 16 → .000 against .107",
+  note: "No rank is left where none is needed, with any seed; which of the two others gets how many differs by seed, so that errors at 12 and 16 spread. Ours are above the sheet's, of both methods: the task is not the same.",
   better: "lower",
   async rows() {
     const scaffold = await fourLinears();
@@ -41,6 +42,5 @@ export default {
     ["AdaLoRA, budget 8", "LoRA of rank 2 everywhere"],
     ["AdaLoRA, budget 12", "LoRA of rank 3 everywhere"],
     ["AdaLoRA, budget 16", "LoRA of rank 4 everywhere"],
-    ["AdaLoRA, budget 12", "AdaLoRA, budget 8"],
   ],
 } satisfies Recipe;
