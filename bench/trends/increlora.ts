@@ -9,11 +9,13 @@ export default {
   async rows() {
     const scaffold = await residualMlp();
     const course = { steps: 450, learningRate: 1e-2 };
+    // IncreLoRA's components have such a schedule of their own
+    const falling = { ...course, more: { schedule: "linear" } } as const;
     const growing = { targetRank: 2, topH: 1, increInterval: 30, initWarmup: 20 };
     return [
       await row("IncreLoRA to rank 2", scaffold, increlora, growing, course, "higher"),
-      await row("LoRA, rank 2", scaffold, lora, { r: 2, alpha: 16 }, course, "higher"),
-      await row("LoRA, rank 1", scaffold, lora, { r: 1, alpha: 16 }, course, "higher"),
+      await row("LoRA, rank 2", scaffold, lora, { r: 2, alpha: 16 }, falling, "higher"),
+      await row("LoRA, rank 1", scaffold, lora, { r: 1, alpha: 16 }, falling, "higher"),
     ];
   },
   orders: [],
