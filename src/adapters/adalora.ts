@@ -130,6 +130,8 @@ function regime(o: Options): Regime<Params> {
   };
 }
 
+const names = { A: "lora_A", B: "lora_B", E: "lora_E" } as const;
+
 /** Which triplets of a site are left. */
 const left = ({ E }: Params): boolean[] => Array.from(hostNumbers(E) as Float32Array, (e) => e !== 0);
 
@@ -154,7 +156,7 @@ export const adalora = adapter({
   id: "adalora",
   title: "AdaLoRA",
   paper: "arXiv:2303.10512",
-  kinds: ["linear"],
+  kinds: ["linear", "conv2d"],
   options,
   size: "targetR",
   init(site: Site, o, { rng, dtype }): Params {
@@ -176,7 +178,7 @@ export const adalora = adapter({
   layout: {
     type: "ADALORA",
     options: { ...loraPeftOptions, deltaT: "deltaT" },
-    tensors: { linear: { A: "lora_A", B: "lora_B", E: "lora_E" } },
+    tensors: { linear: names, conv2d: names },
     config: (set, held) => ({ rank_pattern: rankPattern(set, held) }),
   },
 });

@@ -329,4 +329,32 @@ export const sheets: Readonly<Record<string, Sheet>> = {
     count: ({ out, in: inner }, o) => Math.max(1, Math.round(o["share"] * out * inner)),
     variants: [{ share: 0.3 }, { share: 0.5, progressiveIter: 1, lambdaRank: 0.1, leastSide: 0, leastCount: 0 }],
   },
+  pissa: {
+    says: '_lora-baselines.md: "LoRA on residual base"',
+    count: (site, o) => lora(o, site),
+    rank: "r",
+    variants: [
+      { r: 2, alpha: 3 },
+      { r: 3, dropout: 0.3, useRslora: true },
+    ],
+  },
+  olora: {
+    says: '_lora-baselines.md: "LoRA on residual base"',
+    count: (site, o) => lora(o, site),
+    rank: "r",
+    variants: [
+      { r: 2, alpha: 3 },
+      { r: 3, dropout: 0.3 },
+    ],
+  },
+  dsee: {
+    says: 'dsee.md: "trainable (no head) = 2·L·(r·(in+out)+N)"',
+    count: ({ out, in: inner }, o) => o["r"] * (inner + out) + Math.min(o["numSparse"], inner * out),
+    variants: [
+      { r: 1, alpha: 3, numSparse: 2, sparseMethod: "omp" },
+      { r: 2, alpha: 4, numSparse: 5, outerIters: 2, rankStep: 1, dropout: 0.3 },
+      { r: 1, numSparse: 3, sparseMethod: "rp", pruningRatio: 0.3 },
+    ],
+    totals: [{ says: 'dsee.md: "24·(16·1536+16)=590 208"', options: { r: 16, numSparse: 16 }, sites: [[768, 768, 24]], total: 590_208 }],
+  },
 };
