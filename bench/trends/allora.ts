@@ -1,0 +1,26 @@
+import { allora, lora } from "strut/adapters";
+import { sgd } from "strut/optimizers";
+import { row, type Recipe } from "./recipe.ts";
+import { linearTeacher } from "./scaffolds/linear-teacher.ts";
+
+export default {
+  title: "ALLoRA beside LoRA in short runs on the linear teacher",
+  sheet: "not measured; expectation: fewer steps to LoRA's 100-step loss under SGD, not worse under Adam (allora.md)",
+  better: "lower",
+  quick: true,
+  async rows() {
+    const teacher = await linearTeacher({ target: "rank4", inputs: "flat" });
+    const both = async (name: string, steps: number, learningRate: number | readonly number[], more: { optimizer?: typeof sgd }) => [
+      await row(`LoRA, ${name}`, teacher, lora, { r: 4, alpha: 4 }, { steps, learningRate, more: { schedule: () => 1, ...more } }),
+      await row(`ALLoRA, ${name}`, teacher, allora, { r: 4 }, { steps, learningRate, more: { schedule: () => 1, ...more } }),
+    ];
+    return [
+      ...(await both("SGD, 50 steps", 50, 1, { optimizer: sgd })),
+      ...(await both("SGD, 100 steps", 100, 1, { optimizer: sgd })),
+      ...(await both("SGD, 100 steps, best rate", 100, [0.3, 1, 3, 10, 30], { optimizer: sgd })),
+      ...(await both("Adam, 100 steps", 100, 3e-3, {})),
+      ...(await both("Adam, 100 steps, best rate", 100, [1e-3, 3e-3, 1e-2, 3e-2], {})),
+    ];
+  },
+  orders: [["ALLoRA, SGD, 50 steps", "LoRA, SGD, 100 steps"]],
+} satisfies Recipe;
