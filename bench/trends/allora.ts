@@ -17,7 +17,7 @@ export default {
     return [
       ...(await both("SGD, 50 steps", 50, 1, { optimizer: sgd })),
       ...(await both("SGD, 100 steps", 100, 1, { optimizer: sgd })),
-      ...(await both("SGD, 100 steps, best rate", 100, [0.3, 1, 3, 10, 30], { optimizer: sgd })),
+      ...(await both("SGD, 100 steps, best rate", 100, [0.3, 1, 3, 6], { optimizer: sgd })),
       ...(await both("Adam, 100 steps", 100, 3e-3, {})),
       ...(await both("Adam, 100 steps, best rate", 100, [1e-3, 3e-3, 1e-2, 3e-2], {})),
     ];

@@ -56,7 +56,7 @@ export default {
         const few = { ...mlp, batch: (_seed: number, k: number) => points[k % BATCHES]! };
         const { model, parameters } = await run(few, method, options, seed, { steps: 200, learningRate: 3e-3 });
         const [trained, unseen] = [await lossOf(model, points), await lossOf(model, fresh)];
-        sharp.push(await sharpness(model, fresh));
+        sharp.push(await sharpness(model, points));
         gaps.push(unseen - trained);
         validation.push(unseen);
         count = parameters;
@@ -70,7 +70,7 @@ export default {
     };
     await trial("LoRA", lora, { r: 32, alpha: 32 });
     await trial("GGPO", loraGgpo, { r: 32, alpha: 32 });
-    await trial("GGPO, sigma .1", loraGgpo, { r: 32, alpha: 32, sigma: 0.1 });
+    await trial("GGPO, sigma .3", loraGgpo, { r: 32, alpha: 32, sigma: 0.3 });
     await trial("MGPO", loraGgpo, { r: 32, alpha: 32, mode: "mgpo" });
     return rows;
   },

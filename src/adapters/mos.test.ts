@@ -44,7 +44,13 @@ async function drawn(sites: readonly Site[], given: object) {
 describe("mos", () => {
   it("puts rows together as the sheet's example does", async () => {
     const [site] = blocks(1, 6, 6) as [Site];
-    const pool = (): Parameter => new Parameter(tensor(Array.from({ length: 24 }, (_, i) => i), [12, 2]));
+    const pool = (): Parameter =>
+      new Parameter(
+        tensor(
+          Array.from({ length: 24 }, (_, i) => i),
+          [12, 2],
+        ),
+      );
     const index = tensor([5, 0, 7, 3, 10, 11], [6], "i32");
     const o = parseOptions(mos, { r: 2, validR: 4, numChunkPerVec: 3, alpha: 2 });
     const rows = [
@@ -109,7 +115,10 @@ describe("mos", () => {
       const [a, b] = [await numbers(pools["fc_8x12.pool_A"]!), await numbers(B)];
       const own = {
         A: tensor(a.slice(24 * k, 24 * (k + 1)), [2, 12]),
-        B: tensor(Array.from({ length: 16 }, (_, at) => b[(2 * k + (at % 2)) * 8 + Math.floor(at / 2)]!), [8, 2]),
+        B: tensor(
+          Array.from({ length: 16 }, (_, at) => b[(2 * k + (at % 2)) * 8 + Math.floor(at / 2)]!),
+          [8, 2],
+        ),
       };
       const index = tensor(indices[k]!.A, [2], "i32");
       const y = zeros([7, 8]);
