@@ -11,16 +11,17 @@ export default {
   async rows() {
     const teacher = await linearTeacher({ target: "rank4", inputs: "flat" });
     const both = async (name: string, steps: number, learningRate: number | readonly number[], more: { optimizer?: typeof sgd }) => [
-      await row(`LoRA, ${name}`, teacher, lora, { r: 4, alpha: 4 }, { steps, learningRate, more: { schedule: () => 1, ...more } }),
-      await row(`ALLoRA, ${name}`, teacher, allora, { r: 4 }, { steps, learningRate, more: { schedule: () => 1, ...more } }),
+      await row(`LoRA, ${name}`, teacher, lora, { r: 4, alpha: 4 }, { steps, learningRate, more }),
+      await row(`ALLoRA, ${name}`, teacher, allora, { r: 4 }, { steps, learningRate, more }),
     ];
     return [
-      ...(await both("SGD, 50 steps", 50, 1, { optimizer: sgd })),
+      ...(await both("SGD, 75 steps", 75, 1, { optimizer: sgd })),
       ...(await both("SGD, 100 steps", 100, 1, { optimizer: sgd })),
-      ...(await both("SGD, 100 steps, best rate", 100, [0.3, 1, 3, 6], { optimizer: sgd })),
+      await row("LoRA, SGD, 100 steps, twice the rate", teacher, lora, { r: 4, alpha: 4 }, { steps: 100, learningRate: 2, more: { optimizer: sgd } }),
+      ...(await both("SGD, 30 steps, best rate", 30, [1, 3, 6], { optimizer: sgd })),
       ...(await both("Adam, 100 steps", 100, 3e-3, {})),
-      ...(await both("Adam, 100 steps, best rate", 100, [1e-3, 3e-3, 1e-2, 3e-2], {})),
+      ...(await both("Adam, 100 steps, best rate", 100, [3e-3, 1e-2, 3e-2], {})),
     ];
   },
-  orders: [["ALLoRA, SGD, 50 steps", "LoRA, SGD, 100 steps"]],
+  orders: [["ALLoRA, SGD, 100 steps", "LoRA, SGD, 100 steps"]],
 } satisfies Recipe;

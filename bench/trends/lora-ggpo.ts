@@ -18,6 +18,9 @@ async function noisy(batch: Batch, seed: number, k: number): Promise<Batch> {
 export default {
   title: "Sharpness and validation gap of LoRA, LoRA-GGPO and MGPO at high rank, few points with noisy labels",
   sheet: "not measured; accept sharpness at least 10 to 30 % lower and a validation gap no larger than LoRA's at high rank (lora-ggpo.md)",
+  note:
+    "At sigma .03 GGPO's sharpness is lower by a tenth, within the spread; at .3 by two thirds and more. Validation gaps are alike within their spread. " +
+    "MGPO is sharper than LoRA here: with the points learnt by heart ḡ goes to 0 and ρ/ḡ to the cap, which decides.",
   better: "lower",
   async rows() {
     const mlp = await residualMlp();
@@ -72,7 +75,8 @@ export default {
     await trial("GGPO", loraGgpo, { r: 32, alpha: 32 });
     await trial("GGPO, sigma .3", loraGgpo, { r: 32, alpha: 32, sigma: 0.3 });
     await trial("MGPO", loraGgpo, { r: 32, alpha: 32, mode: "mgpo" });
+    await trial("MGPO, cap .05", loraGgpo, { r: 32, alpha: 32, mode: "mgpo", most: 0.05 });
     return rows;
   },
-  orders: [],
+  orders: [["GGPO, sigma .3: sharpness", "LoRA: sharpness"]],
 } satisfies Recipe;

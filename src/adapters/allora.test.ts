@@ -143,4 +143,9 @@ describe("allora", () => {
       "ΔW",
     );
   });
+
+  it("refuses a forward pass scaled by outputs, which would be no matrix", () => {
+    const o = parseOptions(allora, { r: R, asf: true, scope: "outputs" });
+    expect(() => allora.init(site, o, { rng: new Rng(1), dtype: "f64", sites: [site] }, {})).toThrow(/not outputs of each sample/);
+  });
 });
