@@ -1,7 +1,7 @@
 import { lora, loraGgpo, merge, type Adapter } from "strut/adapters";
 import type { Model } from "strut/models";
 import type { Batch } from "strut/nn";
-import { add, copyOf, mul, noGrad, Rng, scale, scope, sqrt, square, sum, tensor } from "strut/tensor";
+import { add, copyOf, mul, noGrad, Rng, scope, sqrt, square, sum, tensor } from "strut/tensor";
 import { seeds, type Recipe, type Row } from "./recipe.ts";
 import { run } from "./scaffolds/model.ts";
 import { residualMlp } from "./scaffolds/residual-mlp.ts";
