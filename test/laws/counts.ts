@@ -253,7 +253,22 @@ export const sheets: Readonly<Record<string, Sheet>> = {
       { r: 2, validR: 2, privateR: 1, dropout: 0.3 },
       { r: 2, validR: 2, pairDissociation: false },
     ],
-    totals: [],
+    totals: (
+      [
+        [2, 4_997_120],
+        [8, 19_988_480],
+        [64, 159_907_840],
+      ] as const
+    ).map(([validR, total]) => ({
+      says: `mos.md: "Llama-2-7B: e=${validR} → ${total}"`,
+      options: { validR },
+      sites: [
+        [4096, 4096, 128],
+        [11008, 4096, 64],
+        [4096, 11008, 32],
+      ] as const,
+      total,
+    })),
   },
   s2lora: {
     says: 's2lora.md: "Trainable = Σ_classes R(in+out) + R·#modules"',
