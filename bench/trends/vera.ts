@@ -1,0 +1,23 @@
+import { lora, loraXs, vera } from "strut/adapters";
+import { row, type Recipe } from "./recipe.ts";
+import { linearTeacher } from "./scaffolds/linear-teacher.ts";
+
+export default {
+  title: "VeRA and LoRA-XS beside LoRA of like size on the linear teacher",
+  sheet: "LoRA-XS r20 (400) .767, LoRA r4 (448) .537 on a target of full rank; .786 and .000 on one of rank 4 (lora-sb.md); VeRA was not measured",
+  better: "lower",
+  async rows() {
+    const [flat, rank4] = [await linearTeacher({ target: "orthogonal", inputs: "flat" }), await linearTeacher({ target: "rank4", inputs: "flat" })];
+    const course = { steps: 600, learningRate: [1e-2, 3e-2] };
+    return [
+      await row("flat, LoRA r 1 (112)", flat, lora, { r: 1, alpha: 1 }, course),
+      await row("flat, VeRA r 64 (112)", flat, vera, { r: 64 }, course),
+      await row("flat, VeRA r 400 (448)", flat, vera, { r: 400 }, course),
+      await row("flat, LoRA-XS r 20 (400)", flat, loraXs, { r: 20, alpha: 20 }, course),
+      await row("flat, LoRA r 4 (448)", flat, lora, { r: 4, alpha: 4 }, course),
+      await row("rank 4, LoRA-XS r 20 (400)", rank4, loraXs, { r: 20, alpha: 20 }, course),
+      await row("rank 4, LoRA r 4 (448)", rank4, lora, { r: 4, alpha: 4 }, course),
+    ];
+  },
+  orders: [["rank 4, LoRA r 4 (448)", "rank 4, LoRA-XS r 20 (400)"]],
+} satisfies Recipe;
