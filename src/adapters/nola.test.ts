@@ -66,7 +66,12 @@ describe("nola", () => {
     gotB!.forEach((x, at) => expect(x).toBeCloseTo(mixed(b!, V!, 8, at), 10));
     const G = new Rng(6).normal([2, 3], 1, "f64");
     const [gradient, g] = [await numbers(backward(sum(mul(A, G))).get(p.a)!), await numbers(G)];
-    gradient.forEach((x, i) => expect(x).toBeCloseTo(g.reduce((total, value, at) => total + (value * W![i * 6 + at]!) / Math.sqrt(k), 0), 10));
+    gradient.forEach((x, i) =>
+      expect(x).toBeCloseTo(
+        g.reduce((total, value, at) => total + (value * W![i * 6 + at]!) / Math.sqrt(k), 0),
+        10,
+      ),
+    );
   });
 
   it("gives the same numbers at every call, whatever its caller draws between them", async () => {

@@ -55,12 +55,30 @@ const filled = (site: Site, r: number) => {
 
 describe("randlora", () => {
   it.each([
-    ["randlora-noproj", { r: 8, projectionPrngKey: 3 }, [[64, 64], [32, 64], [172, 64]]],
-    ["randlora-very-sparse", { r: 8, projectionPrngKey: 11, verySparse: true }, [[64, 64], [32, 64]]],
+    [
+      "randlora-noproj",
+      { r: 8, projectionPrngKey: 3 },
+      [
+        [64, 64],
+        [32, 64],
+        [172, 64],
+      ],
+    ],
+    [
+      "randlora-very-sparse",
+      { r: 8, projectionPrngKey: 11, verySparse: true },
+      [
+        [64, 64],
+        [32, 64],
+      ],
+    ],
   ])("draws the bank that PEFT draws again for its own %s, to the last place", async (name, given, shapes) => {
     const folder = `test/interop/peft/${name}/regenerated_projections.safetensors`;
     const file = await openSafetensorsFile(folder);
-    const bank = await bankOf(shapes.map(([out, inner]) => siteOf(out!, inner!)), given);
+    const bank = await bankOf(
+      shapes.map(([out, inner]) => siteOf(out!, inner!)),
+      given,
+    );
     for (const key of ["A", "B"] as const) {
       const [ours, theirs] = [bank[key], await readTensor(file, `randlora_${key}`, "f32", folder)];
       expect(ours.shape).toEqual(theirs.shape);
