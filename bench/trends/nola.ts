@@ -25,6 +25,8 @@ export default {
       await row("flat, NOLA 448", flat, nola, mixed(224), high),
       await row("anisotropic, LoRA 112", anisotropic, lora, { r: 1, alpha: 1 }, low),
       await row("anisotropic, NOLA 112", anisotropic, nola, mixed(56), high),
+      await row("anisotropic, LoRA 448", anisotropic, lora, { r: 4, alpha: 4 }, low),
+      await row("anisotropic, NOLA 448", anisotropic, nola, mixed(224), high),
       await row("rank 4, LoRA 448", rank4, lora, { r: 4, alpha: 4 }, low),
       await row("rank 4, NOLA 448", rank4, nola, mixed(224), high),
     ];
@@ -34,6 +36,7 @@ export default {
     ["flat, NOLA 448", "flat, LoRA 448"],
     ["flat, NOLA 112", "flat, NOLA 28"],
     ["flat, NOLA 448", "flat, NOLA 112"],
+    ["anisotropic, NOLA 448", "anisotropic, LoRA 448"],
     ["rank 4, LoRA 448", "rank 4, NOLA 448"],
   ],
 } satisfies Recipe;
