@@ -20,6 +20,7 @@ import {
   start,
   tensor,
 } from "strut";
+import { randlora, vera } from "strut/adapters";
 import { splitTail } from "strut/data";
 import { loadTokenizer } from "strut/formats";
 
@@ -62,6 +63,12 @@ const cases = [
   ["gpt2-lora", gpt2, lora, { r: 3, alpha: 6 }, { targets: "all-linear" }],
   ["gpt2-dora", gpt2, dora, { r: 3, alpha: 6 }, { targets: ["c_attn", "mlp.c_proj"] }],
   ["gpt2-bias", gpt2, lora, { r: 3 }, { targets: ["c_attn"], bias: "all" }],
+  ["vera", llama, vera, { r: 80 }, { targets: ["q_proj", "v_proj", "down_proj"] }],
+  ["vera-noproj", llama, vera, { r: 16, projectionPrngKey: 3, saveProjection: false }, { targets: ["q_proj", "up_proj"] }],
+  ["randlora", llama, randlora, { r: 8, randloraAlpha: 16 }, { targets: ["q_proj", "v_proj", "down_proj"] }],
+  ["randlora-sparse", llama, randlora, { r: 10, randloraAlpha: 16, sparse: true, saveProjection: false }, { targets: ["q_proj", "v_proj"] }],
+  ["randlora-noproj", llama, randlora, { r: 8, randloraAlpha: 16, saveProjection: false }, { targets: ["q_proj", "up_proj"] }],
+  ["gpt2-vera", gpt2, vera, { r: 24 }, { targets: ["c_attn"] }],
   ["gpt2-lora-bias", gpt2, lora, { r: 3, loraBias: true }, { targets: ["c_attn", "c_fc"] }],
 ];
 
@@ -72,6 +79,7 @@ for (const [name, base, method, options, targeting] of cases) {
   const rng = new Rng(7).fork(name);
   for (const set of tuned.adapters.values())
     for (const [path, parameter] of adapterParameters(set)) {
+      if (!parameter.trainable) continue;
       const noise = await rng.fork(path).normal(parameter.shape, 0.05).data();
       const values = Array.from(await parameter.data(), (x, i) => (path.endsWith("/m") ? x * (1 + noise[i]) : x + noise[i]));
       parameter.assign(new Parameter(tensor(values, parameter.shape)));
