@@ -5,10 +5,14 @@ import { join } from "node:path";
 import {
   adapt,
   adapterParameters,
+  bone,
   dora,
   evaluate,
   forward,
+  ia3,
   loadModel,
+  loha,
+  lokr,
   lora,
   merge,
   noGrad,
@@ -70,6 +74,18 @@ const cases = [
   ["randlora-noproj", llama, randlora, { r: 8, randloraAlpha: 16, saveProjection: false }, { targets: ["q_proj", "up_proj"] }],
   ["gpt2-vera", gpt2, vera, { r: 24 }, { targets: ["c_attn"] }],
   ["gpt2-lora-bias", gpt2, lora, { r: 3, loraBias: true }, { targets: ["c_attn", "c_fc"] }],
+  ["loha", llama, loha, { r: 4, alpha: 8, rankDropout: 0.1 }, { targets: "all-linear" }],
+  ["loha-patterns", llama, loha, { r: 4 }, { targets: ["q_proj", "v_proj"], rankPattern: { v_proj: 2 }, alphaPattern: { q_proj: 3 } }],
+  ["lokr", llama, lokr, { r: 2, alpha: 4 }, { targets: "all-linear" }],
+  ["lokr-factor", llama, lokr, { r: 8, decomposeFactor: 16 }, { targets: ["q_proj", "down_proj"] }],
+  ["lokr-decompose-both", llama, lokr, { r: 2, decomposeBoth: true, initWeights: "lycoris" }, { targets: ["q_proj", "v_proj"] }],
+  ["ia3", llama, ia3, {}, {}],
+  ["ia3-no-feedforward", llama, ia3, {}, { targets: ["k_proj", "v_proj"] }],
+  ["ia3-own-feedforward", llama, ia3, { feedforwardModules: ["q_proj"] }, { targets: ["q_proj", "down_proj"] }],
+  ["gpt2-ia3", gpt2, ia3, {}, { targets: ["c_attn", "mlp.c_proj"] }],
+  ["miss", llama, bone, { r: 8, missDropout: 0.1 }, { targets: ["q_proj", "down_proj"] }],
+  ["miss-bat", llama, bone, { r: 4, initWeights: "bat" }, { targets: ["q_proj", "v_proj"] }],
+  ["miss-mini", llama, bone, { r: 8, miniR: 4, initWeights: "mini" }, { targets: ["q_proj", "down_proj"] }],
 ];
 
 const record = {};
