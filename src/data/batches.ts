@@ -1,5 +1,5 @@
 import { StrutError } from "../errors.ts";
-import { hostNumbers } from "../tensor/index.ts";
+import { toBytes } from "../tensor/index.ts";
 import type { Awaitable, Batch } from "../nn/contracts.ts";
 
 /** Batches by number: batch k is a function of k alone, so a run that is resumed need not remember what it saw. */
@@ -26,17 +26,17 @@ export function fingerprint(...sequences: readonly ArrayLike<number>[]): string 
   return [a, b].map((word) => (word >>> 0).toString(16).padStart(8, "0")).join("");
 }
 
+/** Bytes of a batch's input tensors, each behind its shape. */
+export const inputBytes = ({ inputs = {} }: Batch): ArrayLike<number>[] => Object.values(inputs).flatMap((x) => [x.shape, toBytes(x)]);
+
 /** A list of batches, over and over. */
 export function cycled(batches: readonly Batch[]): BatchSource {
   if (batches.length === 0) throw new StrutError("data", "there is no batch to train on", { hint: "Give at least one." });
   return {
     batch: (k) => batches[k % batches.length]!,
     epochLength: batches.length,
-    fingerprint: fingerprint(...batches.flatMap(({ ids, labels = [], inputs = {} }) => [
-        [ids.length, labels.length],
-        ...ids,
-        ...labels,
-        ...Object.values(inputs).flatMap((x) => [x.shape, hostNumbers(x) as Float64Array]),
-      ])),
+    fingerprint: fingerprint(
+      ...batches.flatMap((batch) => [[batch.ids.length, batch.labels?.length ?? 0], ...batch.ids, ...(batch.labels ?? []), ...inputBytes(batch)]),
+    ),
   };
 }

@@ -243,6 +243,10 @@ export function checkIds(ids: Tensor, past: number, context: number): void {
     });
 }
 
+/** What training moves without a gradient, such as running statistics, under Hugging Face's names. */
+export const buffers = (model: Model): Map<string, Parameter> =>
+  new Map([...model.layers].flatMap(([path, layer]) => Object.entries(layer.buffers ?? {}).map(([name, buffer]) => [`${path}.${name}`, buffer])));
+
 /** Every base parameter once, under Hugging Face's names. */
 export function parameters(model: Model): Map<string, Parameter> {
   const named = new Map<string, Parameter>();

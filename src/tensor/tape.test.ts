@@ -207,6 +207,19 @@ describe("recompute", () => {
     await checkGradients((x) => t.recompute((h) => t.dropout(t.tanh(h), 0.5, new t.Rng(3)), x!), [leaf([10])]);
   });
 
+  it("moves running statistics once, nested too", () => {
+    const moved = (wrap: (body: (x: t.Tensor) => t.Tensor, x: t.Tensor) => t.Tensor): number[] => {
+      const running = { mean: t.zeros([2]), variance: t.ones([2]) };
+      const x = new t.Parameter(t.tensor([1, 5, 2, 9, 4, 3], [3, 2]), "x");
+      t.backward(t.sum(t.square(wrap((h) => t.batchNorm(h, running, null, null, { training: true }), x))));
+      return [...numbers(running.mean), ...numbers(running.variance)];
+    };
+    const plain = moved((body, x) => body(x));
+    expect(plain[0]).toBeCloseTo(0.1 * (7 / 3), 6);
+    expect(moved((body, x) => t.recompute(body, x))).toEqual(plain);
+    expect(moved((body, x) => t.recompute((h) => t.recompute(body, h), x))).toEqual(plain);
+  });
+
   it("is not recorded where no gradients flow", () => {
     const w = parameter([2], "w");
     expect(t.noGrad(() => t.recompute(() => t.exp(w))).node).toBeUndefined();

@@ -17,6 +17,7 @@ export interface Node {
 
 let paused = 0;
 let lastId = 0;
+let replaying = false;
 /** While recompute() runs forward: the parameters its body touched. */
 let watching: Set<Parameter> | undefined;
 
@@ -25,6 +26,9 @@ export const needsGradient = (tensor: Tensor): boolean => tensor.node !== undefi
 
 /** Whether operations are recorded now, that is outside of noGrad. */
 export const gradientsFlow = (): boolean => paused === 0;
+
+/** Whether recompute() runs its body again: what a body writes it wrote the first time. */
+export const isReplay = (): boolean => replaying;
 
 /** Runs `body` without recording: evaluation, optimiser steps. */
 export function noGrad<T>(body: () => T): T {
@@ -263,13 +267,23 @@ export function recompute(body: (...inputs: Tensor[]) => Tensor, ...inputs: Tens
     paused = 0;
     try {
       const leaves = inputs.map((input) => leafOf(input));
-      const again = body(...leaves);
+      const again = replay(() => body(...leaves));
       const inner = again.node ? backward(again, { seed: gradient }) : new Map<Parameter, Tensor>();
       return [...leaves.map((leaf) => (leaf instanceof Parameter ? (inner.get(leaf) ?? null) : null)), ...parameters.map((p) => inner.get(p) ?? null)];
     } finally {
       paused = before;
     }
   });
+}
+
+function replay(body: () => Tensor): Tensor {
+  const outer = replaying;
+  replaying = true;
+  try {
+    return body();
+  } finally {
+    replaying = outer;
+  }
 }
 
 /** An input as a leaf of its own inner tape. */

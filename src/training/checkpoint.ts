@@ -3,6 +3,7 @@ import { fileError, writeAtomically, writeFolderAtomically } from "../formats/fi
 import { readJsonObject } from "../formats/huggingface.ts";
 import { openSafetensorsFile } from "../formats/safetensors-folder.ts";
 import { writeSafetensors } from "../formats/safetensors-write.ts";
+import { buffers } from "../models/model.ts";
 import { toWrite } from "../models/save.ts";
 import type { State } from "../nn/contracts.ts";
 import { keepState } from "../optimizers/optimization.ts";
@@ -86,7 +87,7 @@ export class CheckpointFolder {
       });
       if (!read) continue;
       refuseOther(read.saved.recipe, recipe, path);
-      apply(session, read.saved, read.tensors);
+      apply(session, read.saved, read.tensors, path);
       const { name, variant } = engine().backend;
       if (read.saved.backend !== name || read.saved.cpu !== variant)
         warn(
@@ -200,15 +201,25 @@ function stateOf(session: Session): State {
   const masks = [...session.structure.masks].map(([w, rows]): [string, Tensor] => [session.nameOf(w), tensor(rows, [rows.length], "u8")]);
   return {
     parameters: Object.fromEntries(session.trained),
+    buffers: Object.fromEntries(buffers(session.model)),
     optimizer: session.optimization.state(session.nameOf),
     regimes: Object.fromEntries(session.regimes.flatMap(({ name, regime }) => (regime.state ? [[name, regime.state]] : []))),
     masks: Object.fromEntries(masks),
   };
 }
 
-function apply(session: Session, saved: Saved, tensors: ReadonlyMap<string, Tensor>): void {
+function apply(session: Session, saved: Saved, tensors: ReadonlyMap<string, Tensor>, path: string): void {
   const state = unflatten(tensors, saved.scalars);
   const parameters = (state["parameters"] ?? {}) as Record<string, Tensor>;
+  const statistics = (state["buffers"] ?? {}) as Record<string, Tensor>;
+  for (const [name, buffer] of buffers(session.model)) {
+    if (!statistics[name])
+      throw new StrutError("checkpoint", `${path} does not hold ${name}, which training moves`, {
+        path,
+        hint: "It was written before checkpoints held running statistics; start anew in another folder.",
+      });
+    buffer.assign(statistics[name]);
+  }
   const trainable = new Set(saved.trainable);
   for (const [name, w] of session.trained) {
     w.assign(parameters[name]!);

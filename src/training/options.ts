@@ -1,6 +1,6 @@
 import { StrutError } from "../errors.ts";
 import type { BatchSource } from "../data/batches.ts";
-import { cycled, fingerprint } from "../data/batches.ts";
+import { cycled, fingerprint, inputBytes } from "../data/batches.ts";
 import type { WriteOptions } from "../formats/files.ts";
 import type { Model } from "../models/model.ts";
 import type { Awaitable, Batch, ParameterGroup, Regime, Schedule, Task, Transform } from "../nn/contracts.ts";
@@ -122,7 +122,7 @@ async function sourceOf({ batches, data }: TrainOptions): Promise<BatchSource> {
   if (!batches) throw new StrutError("option", "train() was given nothing to train on", { path: "data", hint: "Give `data` (see tokenBatches) or `batches`." });
   if (typeof batches !== "function") return cycled(batches);
   const first = await batches(0);
-  return { batch: batches, fingerprint: `function ${fingerprint(...first.ids)}` };
+  return { batch: batches, fingerprint: `function ${fingerprint(...first.ids, ...inputBytes(first))}` };
 }
 
 function stepsOf({ steps, epochs }: TrainOptions, source: BatchSource, accumulate: number, phased: number): number {

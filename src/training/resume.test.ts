@@ -5,12 +5,14 @@ import { afterEach, beforeAll, beforeEach, describe, expect, it } from "vitest";
 import { busy } from "../../test/support/probe.ts";
 import { tinyBatches, tinyModel } from "../../test/support/tiny-model.ts";
 import { adapterParameters } from "../adapters/index.ts";
-import { parameters, unfreeze, type Model } from "../models/index.ts";
+import { parameters, randomModel, unfreeze, type Model } from "../models/index.ts";
+import { buffers } from "../models/model.ts";
+import type { Batch } from "../nn/contracts.ts";
 import { sgd } from "../optimizers/index.ts";
-import { start } from "../tensor/index.ts";
+import { Rng, start, tensor } from "../tensor/index.ts";
 import { checkpointsIn } from "./checkpoint.ts";
 import type { TrainingEvent } from "./events.ts";
-import { train, type TrainOptions } from "./index.ts";
+import { classification, regression, train, type TrainOptions } from "./index.ts";
 
 let dir: string;
 beforeAll(() => start());
@@ -29,9 +31,25 @@ const settings: TrainOptions = {
   evaluate: { every: 3, data: tinyBatches(2, 9) },
 };
 
+function tinyResnet(): Model {
+  const config = { model_type: "resnet-cifar", blocks_per_stage: [1, 1], widths: [4, 6], num_labels: 3 };
+  return unfreeze(randomModel(config, (name, shape) => new Rng(1).fork(name).normal(shape, 0.3)));
+}
+
+function imageBatch(k: number, shift = 0): Batch {
+  const rng = new Rng(7).fork(String(k));
+  const x = tensor(
+    Array.from({ length: 2 * 3 * 8 * 8 }, () => rng.random() + shift),
+    [2, 3, 8, 8],
+  );
+  return { ids: [], inputs: { x, labels: tensor([k % 3, (k + 1) % 3], [2], "i32") } };
+}
+
+const images: TrainOptions = { task: classification, batches: (k) => imageBatch(k), steps: 6, learningRate: 0.01, accumulate: 2 };
+
 /** Every weight of a model as text, so that equal means equal in every bit. */
 async function weightsOf(model: Model): Promise<string> {
-  const all = [...parameters(model), ...[...model.adapters.values()].flatMap((set) => [...adapterParameters(set)])];
+  const all = [...parameters(model), ...buffers(model), ...[...model.adapters.values()].flatMap((set) => [...adapterParameters(set)])];
   const lines = await Promise.all(all.map(async ([name, w]) => `${name} [${w.shape}] ${[...((await w.data()) as Float32Array)].join(" ")}`));
   return lines.join("\n");
 }
@@ -85,6 +103,39 @@ describe("a run that is resumed", () => {
       loss: done.loss,
     });
     expect(await weightsOf(resumed)).toBe(await weightsOf(whole));
+  });
+
+  it("reaches bit-equal weights and running statistics with a ResNet", async () => {
+    const whole = tinyResnet();
+    await train(whole, images);
+    for (const step of [1, 4]) {
+      const options = { ...images, checkpoint: { dir: join(dir, String(step)) } };
+      await stopAfter(tinyResnet(), step, options);
+      const resumed = tinyResnet();
+      await train(resumed, { ...options, resume: true });
+      expect(await weightsOf(resumed), `resumed after step ${step}`).toBe(await weightsOf(whole));
+    }
+  });
+
+  it("refuses a checkpoint without the running statistics that its model has", async () => {
+    const options = { ...images, checkpoint: { dir } };
+    await stopAfter(tinyResnet(), 2, options);
+    const path = join(dir, "step-0000002", "trainer.safetensors");
+    // the header's length stays: only a name in it becomes another
+    const file = (await readFile(path, "latin1")).replaceAll("buffers/bn1.running_mean", "buffers/bn1.running_maan");
+    await writeFile(path, file, "latin1");
+    await expect(train(tinyResnet(), { ...options, resume: join(dir, "step-0000002") })).rejects.toThrow("does not hold bn1.running_mean");
+  });
+
+  it("refuses another task, and other tensors that a function makes, fractions included", async () => {
+    const options = { ...images, checkpoint: { dir } };
+    await stopAfter(tinyResnet(), 2, options);
+    await expect(train(tinyResnet(), { ...options, resume: true, task: regression })).rejects.toThrow('task was "classification", now it is "regression"');
+    const other = (k: number) => imageBatch(k, 1e-3);
+    await expect(train(tinyResnet(), { ...options, resume: true, batches: other })).rejects.toThrow("belongs to another run: data was");
+    const listed = (shift: number) => ({ ...options, checkpoint: { dir: join(dir, "list") }, batches: [imageBatch(0, shift)] });
+    await stopAfter(tinyResnet(), 2, listed(0));
+    await expect(train(tinyResnet(), { ...listed(1e-3), resume: true })).rejects.toThrow("belongs to another run: data was");
   });
 
   it("starts anew where there is no checkpoint, and says so where one was named", async () => {

@@ -1,7 +1,7 @@
 import { adapt, adapterParameters, type Adapter, type AdaptOptions } from "strut/adapters";
-import { applyLinear, makeLayer, makeModel, type Architecture, type LayerSpec, type Model } from "strut/models";
-import type { Batch, Task } from "strut/nn";
-import { Parameter, scope, type Tensor } from "strut/tensor";
+import { applyLinear, forward, makeLayer, makeModel, parameters, type Architecture, type LayerSpec, type Model } from "strut/models";
+import type { Awaitable, Batch, Task } from "strut/nn";
+import { noGrad, Parameter, scope, type Tensor } from "strut/tensor";
 import { train, type TrainOptions } from "strut/training";
 
 /** A synthetic task: a base model, data by seed, and how good an adapted model is. */
@@ -9,7 +9,7 @@ export interface Scaffold {
   readonly base: Model;
   readonly task: Task;
   /** Batch k of a run with a seed. */
-  batch(seed: number, k: number): Batch;
+  batch(seed: number, k: number): Awaitable<Batch>;
   /** The figure that the sheets quote: relative error, accuracy … on data that no run sees. */
   measure(model: Model): Promise<number>;
 }
@@ -30,6 +30,24 @@ export function modelOf(name: string, weights: ReadonlyMap<string, Tensor>, forw
   return makeModel({ architecture, config: { model_type: name }, dimensions: { width: specs.at(-1)!.shape[1]!, depth: specs.length }, layers });
 }
 
+/** A model whose own weights no longer train: a base. */
+export function frozen(model: Model): Model {
+  for (const w of parameters(model).values()) w.trainable = false;
+  return model;
+}
+
+/** Share of the rows whose largest output is at their label. */
+export async function accuracy(model: Model, { x, labels }: { readonly x: Tensor; readonly labels: Tensor }): Promise<number> {
+  const outputs = noGrad(() => scope(() => forward(model, x)));
+  const [values, wanted] = [(await outputs.data()) as Float32Array, (await labels.data()) as Int32Array];
+  const classes = outputs.shape.at(-1)!;
+  const right = wanted.filter((label, row) => {
+    const own = values.subarray(row * classes, (row + 1) * classes);
+    return own.indexOf(Math.max(...own)) === label;
+  });
+  return right.length / wanted.length;
+}
+
 export interface Course {
   readonly steps: number;
   readonly learningRate: number;
@@ -37,11 +55,11 @@ export interface Course {
   readonly more?: Partial<TrainOptions>;
 }
 
-/** Every matrix but the head; the head where there is no other. */
+/** Every matrix but head and embedding; the head where there is no other. */
 const inside = ({ sites, architecture: { head } }: Model): string[] =>
-  sites.length === 1 ? [head] : sites.map(({ path }) => path).filter((path) => path !== head);
+  sites.length === 1 ? [head] : sites.filter(({ path, kind }) => path !== head && kind !== "embedding").map(({ path }) => path);
 
-/** One run of a method on a scaffold: the figure at the end (and after the given steps), and what trained. */
+/** One run of a method on a scaffold: the figure at the end, and how many parameters trained. */
 export async function run(
   { base, task, batch, measure }: Scaffold,
   // oxlint-disable-next-line typescript/no-explicit-any -- a method of any options
@@ -50,9 +68,11 @@ export async function run(
   seed: number,
   { steps, learningRate, targets = inside(base), more = {} }: Course,
 ): Promise<{ figure: number; parameters: number; model: Model }> {
+  // otherwise they would train beside the adapter, and the next run would start from what this one left
+  if ([...parameters(base).values()].some(({ trainable }) => trainable)) throw new Error("a scaffold's base must not train: give it as frozen(model)");
   const adapted = await adapt(base, method as Adapter, options, { seed, targets });
-  const parameters = [...adapterParameters(adapted.adapters.get("default")!).values()].filter(({ trainable }) => trainable);
-  const count = parameters.reduce((sum, { size }) => sum + size, 0);
+  const trained = [...adapterParameters(adapted.adapters.get("default")!).values()].filter(({ trainable }) => trainable);
+  const count = trained.reduce((sum, { size }) => sum + size, 0);
   const { model } = await train(adapted, {
     task,
     batches: (k) => batch(seed, k),

@@ -1,8 +1,8 @@
 import { qr } from "strut/linalg";
-import { forward, unfreeze, type Model } from "strut/models";
-import { add, copyOf, embedding, linear, noGrad, relu, Rng, scale, tensor, type Tensor } from "strut/tensor";
+import { unfreeze } from "strut/models";
+import { add, copyOf, embedding, linear, relu, Rng, scale, tensor, type Tensor } from "strut/tensor";
 import { classification, train } from "strut/training";
-import { modelOf, type Scaffold } from "./model.ts";
+import { accuracy, modelOf, type Scaffold } from "./model.ts";
 
 const [WIDTH, DEPTH, CLASSES, CLUSTERS, ROWS] = [128, 6, 10, 100, 64];
 /** Noise around a cluster's centre, whose coordinates have standard deviation 1. */
@@ -41,21 +41,13 @@ async function build(): Promise<Scaffold> {
   });
   const final = new Map<string, Tensor>([...trained.layers].map(([path, { weight }]) => [path, copyOf(weight)]));
   const base = modelOf("residual-mlp", final, pass);
-  const test = points(rng.fork("test"), moved, 4000);
-  const x = copyOf(test.x);
-  const labels = [...((await test.labels.data()) as Int32Array)];
+  const drawn = points(rng.fork("test"), moved, 4000);
+  const test = { x: copyOf(drawn.x), labels: copyOf(drawn.labels) };
   return {
     base,
     task: classification,
     batch: (seed, k) => ({ ids: [], inputs: points(rng.fork(`${seed}/${k}`), moved, ROWS) }),
-    async measure(model: Model) {
-      const logits = (await noGrad(() => forward(model, x)).data()) as Float32Array;
-      const right = labels.filter((label, row) => {
-        const own = logits.subarray(row * CLASSES, (row + 1) * CLASSES);
-        return own.indexOf(Math.max(...own)) === label;
-      });
-      return right.length / labels.length;
-    },
+    measure: (model) => accuracy(model, test),
   };
 }
 

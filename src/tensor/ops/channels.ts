@@ -1,6 +1,6 @@
 import { StrutError } from "../../errors.ts";
 import { kernels } from "../engine.ts";
-import { needsGradient, noGrad, record } from "../tape.ts";
+import { isReplay, needsGradient, noGrad, record } from "../tape.ts";
 import { empty, ones, sizeOf, type Tensor } from "../tensor.ts";
 import { add, affine, mul, rsqrt } from "./elementwise.ts";
 import { layerNorm } from "./nn.ts";
@@ -48,8 +48,10 @@ export function batchNorm(
   if (training) {
     [mean, variance] = [empty([channels], x.dtype), empty([channels], x.dtype)];
     kernels().channel_moments(mean, variance, source, batch, channels, inner);
-    kernels().axpby(running.mean, momentum, mean, 1 - momentum, channels);
-    kernels().axpby(running.variance, (momentum * count) / (count - 1), variance, 1 - momentum, channels);
+    if (!isReplay()) {
+      kernels().axpby(running.mean, momentum, mean, 1 - momentum, channels);
+      kernels().axpby(running.variance, (momentum * count) / (count - 1), variance, 1 - momentum, channels);
+    }
   }
   const rstd = noGrad(() => rsqrt(affine(variance, 1, eps)));
   // what backward reads must not move with the running statistics
