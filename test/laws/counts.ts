@@ -136,7 +136,14 @@ export const sheets: Readonly<Record<string, Sheet>> = {
       { width: 1, phmDim: 1, factorizedPhmW: false, unfreezeLayerNorms: false, sharedPhmRule: false },
       { width: 1, phmDim: 1, factorizedPhmRule: true, unfreezeLayerNorms: false, phmInitRange: 0.5 },
     ],
-    totals: [{ says: 'compacter.md: "per adapter 2·(768+24)+24+768 = 2376"', options: { width: 24, phmDim: 4 }, sites: [[768, 768, 48]], total: 114_048 }],
+    totals: [
+      {
+        says: 'compacter.md: "per adapter 2·(768+24)+24+768 = 2376"',
+        options: { width: 24, phmDim: 4, learnPhm: false },
+        sites: [[768, 768, 48]],
+        total: 114_048,
+      },
+    ],
   },
   loha: {
     says: '_lora-baselines.md: "2r(in+out)"',
