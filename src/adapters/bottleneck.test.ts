@@ -1,5 +1,5 @@
 import { beforeAll, describe, expect, it } from "vitest";
-import { numbers, stir } from "../../test/laws/subject.ts";
+import { numbers } from "../../test/laws/subject.ts";
 import { sample } from "../../test/support/gradients.ts";
 import { linearSite, reloaded } from "../../test/support/site.ts";
 import { tinyBatches, tinyModel } from "../../test/support/tiny-model.ts";

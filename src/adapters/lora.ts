@@ -66,11 +66,13 @@ export function initLora(site: Site, o: InitOptions, context: InitContext): Lora
   return { A: drawn, B, ...(o.loraBias ? { bias: zeros([site.out], dtype) } : {}) };
 }
 
-const starts = /^(pissa(_niter_\d+)?|olora|orthogonal)$/;
+// PEFT reads these names in any case
+const starts = /^(pissa(_niter_\d+)?|olora|orthogonal)$/i;
 
 /** PiSSA, OLoRA and orthogonal starts; their decompositions are loaded when one is asked for. */
 export async function loraStart(site: Site, o: LoraOptions, context: InitContext): Promise<Start | undefined> {
-  const [name, iterations] = /^(pissa)_niter_(\d+)$/.exec(String(o.initLoraWeights))?.slice(1) ?? [String(o.initLoraWeights)];
+  const wanted = String(o.initLoraWeights).toLowerCase();
+  const [name, iterations] = /^(pissa)_niter_(\d+)$/.exec(wanted)?.slice(1) ?? [wanted];
   if (!starts.test(String(o.initLoraWeights))) return undefined;
   if (site.kind === "embedding" || (site.conv?.groups ?? 1) > 1)
     throw new StrutError("option", `initLoraWeights ${name} needs a matrix, which ${site.path} is not`, {

@@ -101,7 +101,7 @@ function plain(rows: readonly number[][]): Record<string, number[]> {
 }
 
 describe("statistics of inputs", () => {
-  it.each(scaffolds)("are the sums of plain loops at every linear site: $name", async (scaffold) => {
+  it.each(scaffolds.filter(({ images }) => !images))("are the sums of plain loops at every linear site: $name", async (scaffold) => {
     const model = await modelOf(scaffold);
     const list = [{ ids: scaffold.ids }, { ids: scaffold.ids.slice(1) }];
     const linear = ({ kind }: Site): boolean => kind === "linear";

@@ -174,7 +174,8 @@ describe("ResNet-20", () => {
     const merged = merge(tuned);
     const found = await numbers(t.noGrad(() => forward(merged, x)));
     expect(difference(found, await numbers(t.noGrad(() => forward(tuned, x))))).toBeLessThan(1e-4);
-    await expect(adapt(model, lora, {}, { targets: ["conv1"] })).rejects.toThrow();
+    const filters = await adapt(model, lora, { r: 2 }, { targets: ["conv1"] });
+    expect(filters.adapters.get("default")!.entries.size, "and so can its convolutions").toBe(10);
   });
 
   it.each([
