@@ -10,9 +10,9 @@ const levels = [
   ["nn"],
   ["formats", "data"],
   ["models"],
+  ["initializers"],
   [
     "adapters",
-    "initializers",
     "parametrizations",
     "optimizers",
     "regularizers",

@@ -2,6 +2,7 @@ export * from "./tensor/index.ts";
 export * from "./operators/index.ts";
 export * from "./data/index.ts";
 export * from "./models/index.ts";
+export * from "./initializers/index.ts";
 export * from "./adapters/index.ts";
 export * from "./optimizers/index.ts";
 export * from "./training/index.ts";

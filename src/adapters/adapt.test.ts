@@ -232,7 +232,7 @@ describe("options", () => {
     [{ r: 0 }, /r is 0/],
     [{ r: "8" }, /r is "8".*rank of the update/],
     [{ dropout: 1 }, /dropout is 1/],
-    [{ initLoraWeights: "pissa" }, /initLoraWeights is "pissa"/],
+    [{ initLoraWeights: "corda" }, /initLoraWeights is "corda"/],
     [{ r: 5 }, /rank 5 is above what model\.layers\.0\.self_attn\.v_proj can have: its matrix is 4×8 Use a rank of at most 4/],
   ])("that are wrong end in a sentence: %o", async (options, expected) => {
     expect(await sentence(() => adapt(llama, lora, options))).toMatch(expected);

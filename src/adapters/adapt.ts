@@ -2,16 +2,26 @@ import type { z } from "zod";
 import { StrutError } from "../errors.ts";
 import { matchModules, type MatchableModule, type Matches } from "../formats/peft-matching.ts";
 import { patternLookup } from "../formats/peft-patterns.ts";
-import type { Params, Site } from "../nn/contracts.ts";
+import type { Params, Site, Statistic } from "../nn/contracts.ts";
+import type { Initializer, Start } from "../initializers/initializer.ts";
+import type { CalibrationBatches } from "../models/calibration.ts";
+import type { SiteStatistics } from "../models/recorder.ts";
+import { collectStatistics } from "../models/statistics.ts";
+import { dense, lowRank } from "../operators/index.ts";
 import { parseOptions } from "../nn/options.ts";
 import { leafCopy, ownBuffers, replicateLayers } from "../models/change.ts";
 import type { Model } from "../models/model.ts";
-import { isReal, keep, noGrad, Parameter, Rng, scope, type Real, type Tensor } from "../tensor/index.ts";
+import { copyOf, isReal, keep, noGrad, Parameter, reshape, Rng, scope, sub, type Real, type Tensor } from "../tensor/index.ts";
 import type { Adapter, InitContext } from "./adapter.ts";
-import { attachedTo, newLive, withAdapters, type AttachedAdapter, type Coverage, type Targeting } from "./attach.ts";
+import { attachedTo, newLive, withAdapters, type AttachedAdapter, type Coverage, type Taken, type Targeting } from "./attach.ts";
 import { tokenRows } from "./tokens.ts";
 
 export interface AdaptOptions extends Targeting {
+  /** What chooses the start of LoRA-shaped adapters, and their ranks. */
+  // oxlint-disable-next-line typescript/no-explicit-any -- an initialiser of any options
+  initializer?: { readonly method: Initializer<any>; readonly options?: Readonly<Record<string, unknown>> };
+  /** Batches for what adapter and initialiser need to know of the sites. */
+  calibration?: CalibrationBatches;
   /** Defaults to "default", as in PEFT. */
   name?: string;
   /** Seed of the initial values; defaults to 0. */
@@ -119,11 +129,19 @@ function leafOf(value: Tensor, name: string, frozen: boolean): Tensor {
 }
 
 /** The parameters of every site, made by the method's `init`, each from random numbers of its own. */
-export async function initialise(method: Adapter, model: Model, sites: readonly Site[], optionsAt: (path: string) => never, name: string, seed: number) {
+export async function initialise(
+  method: Adapter,
+  model: Model,
+  sites: readonly Site[],
+  optionsAt: (path: string) => never,
+  name: string,
+  seed: number,
+  statistics: ReadonlyMap<string, SiteStatistics> = new Map(),
+) {
   const dtype = ([...model.layers.values()][0]!.weight.dtype as Real) ?? "f32";
   if (!isReal(dtype)) throw new StrutError("dtype", `adapters need f32 or f64 weights, the model has ${dtype}`);
   const root = new Rng(seed).fork(method.id);
-  const context = (path: string): InitContext => ({ rng: root.fork(path), sites, dtype });
+  const context = (path: string): InitContext => ({ rng: root.fork(path), sites, dtype, statistic: (site) => statisticsAt(statistics, site.path, method) });
   const owned = (prefix: string, params: Params): Params =>
     Object.fromEntries(Object.entries(params).map(([key, value]) => [key, leafOf(value, `${prefix}/${key}`, method.layout.frozen?.includes(key) ?? false)]));
   return noGrad(() =>
@@ -132,9 +150,52 @@ export async function initialise(method: Adapter, model: Model, sites: readonly 
       const entries = new Map<string, Params>();
       for (const site of sites)
         entries.set(site.path, owned(`${name}/${site.path}`, await method.init(site, optionsAt(site.path), context(site.path), shared)));
-      return { entries, shared };
+      return { entries, shared, context };
     }),
   );
+}
+
+/** What was collected at a site; a sentence if nothing was. */
+function statisticsAt(statistics: ReadonlyMap<string, SiteStatistics>, path: string, { id, needs = [] }: Pick<Adapter, "id" | "needs">): SiteStatistics {
+  const found = statistics.get(path);
+  if (found) return found;
+  throw new StrutError("data", `${id} needs ${needs.join(" and ")} of ${path}, and there was no calibration`, {
+    path: "calibration",
+    hint: "Give adapt() `calibration` batches.",
+  });
+}
+
+/** One pass over the calibration batches for everything that is needed. */
+async function calibrated(
+  model: Model,
+  sites: readonly Site[],
+  needs: readonly Statistic[],
+  { calibration }: AdaptOptions,
+): Promise<Map<string, SiteStatistics>> {
+  if (needs.length === 0 || !calibration) return new Map();
+  const { sites: collected } = await collectStatistics(model, calibration, { wants: [...new Set(needs)], sites: sites.map(({ path }) => path) });
+  return new Map(collected);
+}
+
+/** B and A of a start in a site's parameters, in the shapes that they have there. */
+function begun(site: Site, params: Params, { B, A, core }: Start, what: string): Params {
+  const [a, b, r] = [params["A"], params["B"], params["R"]];
+  if (!(a instanceof Parameter) || !(b instanceof Parameter) || (core && !(r instanceof Parameter)))
+    throw new StrutError("option", `${what} starts ${core ? "a core between " : ""}B and A, which the adapter does not have at ${site.path}`, {
+      path: "initializer",
+      hint: `Use it with ${core ? "an adapter with a core, such as lora-xs" : "a LoRA-shaped adapter, at linear or convolution sites"}.`,
+    });
+  a.assign(reshape(A, a.shape));
+  b.assign(reshape(B, b.shape));
+  if (core) (r as Parameter).assign(core);
+  return params;
+}
+
+/** The base without what a start took. */
+export function takenFrom(site: Site, { B, A }: Pick<Start, "B" | "A">, scale: number): Taken {
+  const held = (x: Tensor): Tensor => keep(copyOf(x));
+  const rest = noGrad(() => sub(site.weight.toDense(), lowRank(B, A, scale).toDense()));
+  return { B: held(B), A: held(A), scale, rest: dense(held(rest)) };
 }
 
 function checkRank(site: Site, options: Record<string, unknown>): void {
@@ -144,6 +205,26 @@ function checkRank(site: Site, options: Record<string, unknown>): void {
       path: "r",
       hint: `Use a rank of at most ${most}, or leave this module out.`,
     });
+}
+
+/** Ranks as an initialiser spreads them, put into the options of sites; those of rank 0 are left out. */
+async function allocated(
+  sites: readonly Site[],
+  options: Record<string, unknown>,
+  siteOptions: Map<string, Record<string, unknown>>,
+  // oxlint-disable-next-line typescript/no-explicit-any -- an initialiser of any options
+  { method, parsed }: { readonly method: Initializer<any>; readonly parsed: Record<string, unknown> },
+  statistics: ReadonlyMap<string, SiteStatistics>,
+): Promise<Site[]> {
+  if (typeof options["r"] !== "number") throw new StrutError("option", `${method.id} spreads ranks, and the adapter has no option r`, { path: "initializer" });
+  for (const { path } of sites) statisticsAt(statistics, path, method);
+  const ranks = await method.allocate!(sites, options["r"], parsed as never, statistics);
+  for (const [path, r] of ranks) {
+    const o = siteOptions.get(path) ?? options;
+    const alpha = method.keepsScale?.(parsed as never) && typeof o["alpha"] === "number" ? { alpha: (o["alpha"] * r) / (o["r"] as number) } : {};
+    if (r !== o["r"]) siteOptions.set(path, { ...o, r, ...alpha });
+  }
+  return sites.filter(({ path }) => ranks.get(path) !== 0);
 }
 
 /**
@@ -157,7 +238,7 @@ export async function adapt<O extends z.ZodObject, P extends Params, S extends P
   model: Model,
   method: Adapter<O, P, S>,
   options: z.input<O> | Readonly<Record<string, unknown>> = {},
-  { name = "default", seed = 0, ...given }: AdaptOptions = {},
+  { name = "default", seed = 0, initializer, calibration, ...given }: AdaptOptions = {},
 ): Promise<Model> {
   if (attachedTo(model, name))
     throw new StrutError("adapter", `the model already has an adapter named ${name}`, { hint: "Give the new one another name, or remove the old one." });
@@ -172,19 +253,34 @@ export async function adapt<O extends z.ZodObject, P extends Params, S extends P
   };
   const base = ownBuffers(targeting.layerReplication ? replicateLayers(model, targeting.layerReplication) : model);
   const covered = toCoverage(match(base, method.kinds, targeting));
-  const sites = covered.matched.map((path) => base.layers.get(path)!.site!);
+  const chosen = covered.matched.map((path) => base.layers.get(path)!.site!);
   const siteOptions = patternedOptions(parsed, covered.matched, targeting);
+  const needs = [...(method.needs ?? []), ...(initializer?.method.needs ?? [])];
+  const statistics = await calibrated(base, chosen, needs, calibration ? { calibration } : {});
+  const starting = initializer && { ...initializer, parsed: parseOptions(initializer.method, initializer.options ?? {}) as Record<string, unknown> };
+  const sites = starting?.method.allocate ? await allocated(chosen, parsed, siteOptions, starting, statistics) : chosen;
   const optionsAt = (path: string) => (siteOptions.get(path) ?? parsed) as never;
   if (!method.anyRank) for (const site of sites) checkRank(site, optionsAt(site.path));
   const tied = tiedHead(base, covered.matched, targeting);
-  const { entries, shared } = await initialise(
-    definition,
-    base,
-    sites.filter(({ path }) => path !== tied?.head),
-    optionsAt,
-    name,
-    seed,
-  );
+  const own = sites.filter(({ path }) => path !== tied?.head);
+  const { entries, shared, context } = await initialise(definition, base, own, optionsAt, name, seed, statistics);
+  const taken = new Map<string, Taken>();
+  for (const site of own) {
+    const o = optionsAt(site.path) as Record<string, unknown>;
+    const scale = definition.scale?.(o) ?? (o["alpha"] as number) / (o["r"] as number);
+    await scope(async () => {
+      const start = starting
+        ? await starting.method.start(site, o["r"] as number, starting.parsed, {
+            ...context(site.path),
+            scale,
+            statistics: (starting.method.needs ?? []).length > 0 ? statisticsAt(statistics, site.path, starting.method) : (undefined as never),
+          })
+        : await definition.start?.(site, o as never, context(site.path));
+      if (!start) return;
+      noGrad(() => begun(site, entries.get(site.path)!, start, starting?.method.id ?? method.id));
+      if (start.takes) taken.set(site.path, takenFrom(site, start, scale));
+    });
+  }
   if (tied) entries.set(tied.head, entries.get(tied.embedding)!);
   const copies = copiedLeaves(base, name, covered, targeting, method.copies);
   if (method.copies && copies.size === 0)
@@ -201,13 +297,15 @@ export async function adapt<O extends z.ZodObject, P extends Params, S extends P
     siteOptions,
     targeting,
     seed,
+    taken,
+    ...(starting?.method.config ? { started: starting.method.config(starting.parsed) } : {}),
     entries,
     shared,
     copies,
     tokens,
     live: newLive(),
     warnings: [],
-    coverage: covered,
+    coverage: { ...covered, matched: covered.matched.filter((path) => entries.has(path)) },
     ...(regime ? { regime } : {}),
   };
   return withAdapters(base, new Map([...base.adapters, [name, set]]), [name]);

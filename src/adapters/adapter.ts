@@ -3,7 +3,9 @@ import type { Awaitable, Live, Method, Params, Regime, Site } from "../nn/contra
 import type { PeftType } from "../formats/peft-config.ts";
 import { convolve, type LinearOperator } from "../operators/index.ts";
 import { add, reshape, type Real, type Rng, type Tensor } from "../tensor/index.ts";
+import type { Start } from "../initializers/initializer.ts";
 import type { LayerSpec } from "../models/model.ts";
+import type { SiteStatistics } from "../models/recorder.ts";
 import type { AttachedAdapter, Targeting } from "./attach.ts";
 
 export interface InitContext {
@@ -12,6 +14,8 @@ export interface InitContext {
   /** Every site the adapter will sit on, in the order of the model. */
   readonly sites: readonly Site[];
   readonly dtype: Real;
+  /** What the calibration pass collected at a site: what the method needs. */
+  statistic?(site: Site): SiteStatistics;
 }
 
 /** How a method's parameters stand in a directory: PEFT's type, option names and tensor names; or our own. */
@@ -62,6 +66,10 @@ export interface Adapter<O extends z.ZodObject = z.ZodObject, P extends Params =
   /** Pools and banks: one parameter, one optimiser entry, one key in the file. */
   shared?(sites: readonly Site[], o: z.output<O>, context: InitContext): Awaitable<S>;
   init(site: Site, o: z.output<O>, context: InitContext, shared: S): Awaitable<P>;
+  /** Where B and A of a site start instead of where init put them, if the options ask for it; made again on loading where the base is changed. */
+  start?(site: Site, o: z.output<O>, context: InitContext): Awaitable<Start | undefined>;
+  /** What B·A is multiplied with, for initialisers; defaults to alpha / r. */
+  scale?(o: z.output<O>): number;
   update?(p: P, site: Site, o: z.output<O>, live: Live, shared: S): LinearOperator;
   /** W itself, in place of the base's, whose product is then not computed. */
   weight?(p: P, site: Site, o: z.output<O>, live: Live, shared: S): LinearOperator;

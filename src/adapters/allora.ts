@@ -1,4 +1,5 @@
 import { z } from "zod";
+import { StrutError } from "../errors.ts";
 import type { Live, Site } from "../nn/contracts.ts";
 import { lowRank, scaledRows } from "../operators/index.ts";
 import { abs, add, affine, matmul, mul, noGrad, rsqrt, scope, sqrt, stopGradient, sub, sum, transpose, type Tensor } from "../tensor/index.ts";
@@ -61,7 +62,11 @@ export const allora = adapter({
         'allora.md: "the gradient field is not that of a scalar loss in general (do not gradient-check by finite differences on A,B; check against the formula)"',
     },
   ],
-  init: (site, o, context) => initLora(site, o, context) as Params,
+  init(site, o, context) {
+    if (o.asf && o.scope === "outputs")
+      throw new StrutError("option", "asf scales rows of the update, not outputs of each sample", { path: "scope", hint: "Leave out scope, or asf." });
+    return initLora(site, o, context) as Params;
+  },
   update: ({ A, B }: Params, _site, o) => (o.asf ? scaledRows(rowScale({ A, B }, o.etaSquared), lowRank(B, A)) : lowRank(B, A)),
   forward,
   layout: {

@@ -1,5 +1,5 @@
 import type { AdapterSet, Attachment, Live, Params, Site } from "../nn/contracts.ts";
-import { dense, lookUp, replacedRows } from "../operators/index.ts";
+import { dense, lookUp, replacedRows, type LinearOperator } from "../operators/index.ts";
 import { makeModel, type Layer, type Model } from "../models/model.ts";
 import { add, noGrad, Parameter, Rng, scope, tensor, zeros, type Tensor } from "../tensor/index.ts";
 import { StrutError } from "../errors.ts";
@@ -32,6 +32,10 @@ export interface AttachedAdapter extends AdapterSet {
   readonly definition: Adapter;
   /** Of its initial values. */
   readonly seed: number;
+  /** What the base gave away to factors at the start, by site: W less it stands in the base's place. */
+  readonly taken: ReadonlyMap<string, Taken>;
+  /** Of the initialiser that chose the start, for the file. */
+  readonly started?: Readonly<Record<string, unknown>>;
   /** Options by site where patterns differ from the rest. */
   readonly siteOptions: ReadonlyMap<string, Record<string, unknown>>;
   readonly targeting: Targeting;
@@ -42,6 +46,14 @@ export interface AttachedAdapter extends AdapterSet {
   readonly warnings: readonly string[];
   /** Targets that matched nothing, and modules that were left alone. */
   readonly coverage: Coverage;
+}
+
+/** scale·B·A of the start, and the base without it. */
+export interface Taken {
+  readonly B: Tensor;
+  readonly A: Tensor;
+  readonly scale: number;
+  readonly rest: LinearOperator;
 }
 
 export interface Coverage {
@@ -66,6 +78,8 @@ function attachments(set: AttachedAdapter, layer: Layer): Attachment[] {
       ...(weight ? { weight: layer.site ? dense(weight, layer.spec.transposed ?? false) : weight } : {}),
       ...(bias ? { bias } : {}),
     });
+  const taken = set.taken.get(path);
+  if (taken) found.push({ adapter: set.name, weight: taken.rest });
   if (rows) found.push({ adapter: set.name, weight: replacedRows(layer.site!.weight, set.tokens.get(path)!, rows) });
   const p = set.entries.get(path);
   if (p && layer.site) found.push(siteAttachment(set, p, path));

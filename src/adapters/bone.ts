@@ -8,7 +8,7 @@ import { kaiming } from "./loha.ts";
 
 const options = z.object({
   r: z.int().positive().default(64).describe("extent of a shard; inputs i with the same i mod r share it; defaults to 64"),
-  missDropout: z.number().min(0).lt(1).default(0).describe("probability of zeroing an input of the update in training; defaults to 0"),
+  missDropout: z.number().min(0).lt(1).default(0).describe("probability of zeroing an input of the update in training, bat has none; defaults to 0"),
   miniR: z.int().positive().default(1).describe('columns of the block with initWeights "mini", repeated along the output; defaults to 1'),
   initWeights: z
     .union([z.boolean(), z.enum(["bat", "mini"])])
@@ -82,13 +82,13 @@ export const bone = adapter({
     return dense(sub(affineBlocks(site.weight.toDense(), p.block), site.weight.toDense()));
   },
   forward(x, y, p, site, o, live) {
-    const drop = (input: Tensor): Tensor => (live.training && o.missDropout > 0 ? dropout(input, o.missDropout, live.rng.fork(site.path)) : input);
     if (isBat(p)) {
       const moved = dense(affineBlocks(site.weight.toDense(), p.block));
-      return site.bias ? add(moved.apply(drop(x)), site.bias) : moved.apply(drop(x));
+      return site.bias ? add(moved.apply(x), site.bias) : moved.apply(x);
     }
     const r = p.block.shape[0]!;
-    const input = drop(padded(x, r));
+    const whole = padded(x, r);
+    const input = live.training && o.missDropout > 0 ? dropout(whole, o.missDropout, live.rng.fork(site.path)) : whole;
     const folded = sum(reshape(input, [...x.shape.slice(0, -1), input.shape.at(-1)! / r, r]), { axes: [x.shape.length - 1] });
     return add(y, matmul(folded, wide(p, site)));
   },

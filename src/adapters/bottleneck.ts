@@ -29,7 +29,7 @@ export function serialDefaults({ mhAdapter, outputAdapter, unfreezeLayerNorms }:
   const paths = layers.filter(({ kind }) => kind === "linear").map(({ path }) => path);
   const targets = paths.filter((path) => (behindAttention.test(path) ? mhAdapter : outputAdapter && behindFeedForward.test(path)));
   return {
-    ...(targets.length > 0 ? { targets } : {}),
+    targets,
     ...(unfreezeLayerNorms ? { modulesToSave: layers.filter(({ kind }) => kind === "norm").map(({ path }) => path) } : {}),
   };
 }

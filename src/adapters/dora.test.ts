@@ -20,7 +20,19 @@ async function made(given: object = {}) {
   const site: Site = { path: "q_proj", depth: 0, role: "q_proj", kind: "linear", out: OUT, in: IN, weight: dense(w), bias };
   const o = parseOptions(dora, { r: R, alpha: 1.5 * R, ...given });
   const live: Live = { training: false, step: 0, rng: new Rng(4), values: {} };
-  const start = noGrad(() => dora.init(site, o, { rng: new Rng(3), dtype: "f64", sites: [] }, {}) as { A: Tensor; B: Tensor; m: Tensor });
+  const start = noGrad(
+    () =>
+      dora.init(
+        site,
+        o,
+        {
+          rng: new Rng(3),
+          dtype: "f64",
+          sites: [],
+        },
+        {},
+      ) as { A: Tensor; B: Tensor; m: Tensor },
+  );
   const p = { A: new Parameter(start.A, "A"), B: new Parameter(start.B, "B"), m: new Parameter(start.m, "m") };
   const forward = (x: Tensor): Tensor => dora.forward!(x, linear(x, w, bias), p, site, o, live, {});
   return { w, bias, site, o, live, p, forward, weights: await numbers(w) };

@@ -3,7 +3,7 @@ import type { Site } from "../nn/contracts.ts";
 import { scaledRows, sumOf, type LinearOperator } from "../operators/index.ts";
 import { add, affine, div, equal, mul, noGrad, reshape, scope, sqrt, square, sub, sum, zeros, type Tensor } from "../tensor/index.ts";
 import { adapter, applyAt, perOutput } from "./adapter.ts";
-import { dropInput, initLora, loraOptions, loraPeftOptions, loraTensors, loraUpdate, type LoraParams } from "./lora.ts";
+import { dropInput, initLora, loraOptions, loraPeftOptions, loraStart, loraTensors, loraUpdate, type LoraParams } from "./lora.ts";
 
 const options = loraOptions;
 type Options = z.output<typeof options>;
@@ -44,6 +44,7 @@ export const dora = adapter({
       because: '_lora-baselines.md: "Gradients that matter: DoRA treats the norm ‖W+sBA‖ as a constant (detach)."',
     },
   ],
+  start: loraStart,
   init(site, o, context) {
     const m = rowNorms(site.weight.toDense());
     return { ...initLora(site, o, context), m: site.conv ? reshape(m, [1, site.out, 1, 1]) : m };

@@ -1,7 +1,23 @@
 import { z } from "zod";
 import type { Live, Site } from "../nn/contracts.ts";
 import { dense, type LinearOperator } from "../operators/index.ts";
-import { div, full, greater, matmul, mean, mul, permute, reshape, scale, transpose, zeros, type Real, type Rng, type Tensor } from "../tensor/index.ts";
+import {
+  div,
+  full,
+  greater,
+  matmul,
+  maximum,
+  mean,
+  mul,
+  permute,
+  reshape,
+  scale,
+  transpose,
+  zeros,
+  type Real,
+  type Rng,
+  type Tensor,
+} from "../tensor/index.ts";
 import { adapter, addAt, type InitContext } from "./adapter.ts";
 
 /** What LoHa and LoKr have in common, by PEFT's names. */
@@ -47,7 +63,8 @@ export function dropped(
   if (o.rankDropout === 0) return update;
   const W = update.toDense();
   const keep = greater(rng.fork("rank").uniform([site.out, 1], 1, W.dtype as Real), full([1], 2 * o.rankDropout - 1, W.dtype));
-  return dense(mul(W, rescale ? div(keep, mean(keep)) : keep));
+  // nothing kept: 0 / 0 in PEFT, here an update of zero
+  return dense(mul(W, rescale ? div(keep, maximum(mean(keep), full([1], 1 / site.out, W.dtype))) : keep));
 }
 
 const product = (a: Tensor, b: Tensor, t: Tensor | undefined): Tensor => (t ? tuckerMatrix(t, a, b) : matmul(a, b));

@@ -17,9 +17,9 @@ const options = productOptions.extend({
 type Options = z.output<typeof options>;
 type Params = Readonly<Partial<Record<"w1" | "w1a" | "w1b" | "w2" | "w2a" | "w2b" | "t2", Tensor>>>;
 
-/** A dimension as small × large: by the factor where it divides, else the most even split of at most that much. */
+/** A dimension as a product: factor × rest where it divides (in that order, as PEFT has it), else the most even split of at most that much. */
 export function factorization(dimension: number, factor = -1): [number, number] {
-  if (factor > 0 && dimension % factor === 0) return factor <= dimension / factor ? [factor, dimension / factor] : [dimension / factor, factor];
+  if (factor > 0 && dimension % factor === 0) return [factor, dimension / factor];
   const most = factor === -1 ? dimension : factor;
   let [m, n] = [1, dimension];
   while (m < n) {

@@ -43,7 +43,8 @@ async function factors(W: Tensor, { r, pivoting }: Options): Promise<{ L: Tensor
 
 const partial = async (W: Tensor) => {
   const { P, L, U } = await lu(W);
-  const pivots = Array.from({ length: L.shape[1]! }, (_, i) => values(slice(slice(U, 0, i, i + 1), 1, i, i + 1))[0]!);
+  const [entries, k] = [values(U), L.shape[1]!];
+  const pivots = Array.from({ length: k }, (_, i) => entries[i * (W.shape[1]! + 1)]!);
   return { P, L, U, Q: undefined, pivots };
 };
 

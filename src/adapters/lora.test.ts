@@ -28,7 +28,11 @@ const siteOf = (out: number, inner: number, kind: Site["kind"] = "linear", path 
 const shaped = (shape: readonly number[]): Tensor => new Tensor({ block: undefined, kept: false, scope: undefined }, "f32", shape);
 
 const drawn = (site: Site, given: object, seed = 1) =>
-  initLora(site, optionsOf(given), { rng: new Rng(seed), dtype: "f32", sites: [] }) as { A: Tensor; B: Tensor; bias?: Tensor };
+  initLora(site, optionsOf(given), {
+    rng: new Rng(seed),
+    dtype: "f32",
+    sites: [],
+  }) as { A: Tensor; B: Tensor; bias?: Tensor };
 
 const spread = (values: readonly number[]) => {
   const mean = values.reduce((a, b) => a + b, 0) / values.length;
@@ -70,7 +74,11 @@ describe("lora", () => {
   });
 
   it("starts an embedding with A zero and B normal with standard deviation 1", async () => {
-    const p = initLora(siteOf(50, 400, "embedding"), optionsOf({ r: 8 }), { rng: new Rng(1), dtype: "f32", sites: [] }) as {
+    const p = initLora(siteOf(50, 400, "embedding"), optionsOf({ r: 8 }), {
+      rng: new Rng(1),
+      dtype: "f32",
+      sites: [],
+    }) as {
       embeddingA: Tensor;
       embeddingB: Tensor;
     };

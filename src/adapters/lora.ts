@@ -1,4 +1,5 @@
 import { z } from "zod";
+import type { Start } from "../initializers/initializer.ts";
 import type { Live, Site } from "../nn/contracts.ts";
 import { lowRank } from "../operators/index.ts";
 import { StrutError } from "../errors.ts";
@@ -12,9 +13,11 @@ export const loraOptions = z.object({
   useRslora: z.boolean().default(false).describe("scale by alpha / √r instead; defaults to false"),
   loraBias: z.boolean().default(false).describe("train a bias beside B; defaults to false"),
   initLoraWeights: z
-    .union([z.boolean(), z.literal("gaussian")])
+    .union([z.boolean(), z.enum(["gaussian", "pissa", "olora", "orthogonal", "eva"]), z.string().regex(/^pissa_niter_\d+$/)])
     .default(true)
-    .describe("true: A uniform, B zero; gaussian: A normal with std 1/r, B zero; false: both uniform; defaults to true"),
+    .describe(
+      "true: A uniform, B zero; gaussian: A normal with std 1/r, B zero; false: both uniform; pissa, pissa_niter_N, olora: the leading part of W, which the base gives away; orthogonal: A and B with B·A = 0; defaults to true",
+    ),
 });
 
 export type LoraOptions = z.output<typeof loraOptions>;
@@ -49,14 +52,37 @@ export function factorShapes({ out, in: inner, conv, path }: Site, r: number): [
 export const asMatrix = (x: Tensor): Tensor => (x.shape.length === 2 ? x : reshape(x, [x.shape[0]!, x.shape.slice(1).reduce((product, n) => product * n, 1)]));
 
 /** A r×in and B out×r for linear sites. An embedding V×dim has A r×V zero and B dim×r normal, as in PEFT. */
-export function initLora(site: Site, o: InitOptions, { rng, dtype }: InitContext): LoraParams {
-  if (site.kind === "embedding") return { embeddingA: zeros([o.r, site.out], dtype), embeddingB: rng.normal([site.in, o.r], 1, dtype) };
+export function initLora(site: Site, o: InitOptions, context: InitContext): LoraParams {
+  const { dtype } = context;
+  if (site.kind === "embedding") return { embeddingA: zeros([o.r, site.out], dtype), embeddingB: context.rng.normal([site.in, o.r], 1, dtype) };
   const [down, up] = factorShapes(site, o.r);
   // A reads all channels of a grouped convolution, whose matrix has those of one group
   const inner = down.slice(1).reduce((product, n) => product * n, 1);
+  // where B and A are those of a decomposition, see loraStart
+  if (starts.test(String(o.initLoraWeights))) return { A: zeros(down, dtype), B: zeros(up, dtype), ...(o.loraBias ? { bias: zeros([site.out], dtype) } : {}) };
+  const { rng } = context;
   const drawn = o.initLoraWeights === "gaussian" ? rng.normal(down, 1 / Math.max(1, o.r), dtype) : rng.uniform(down, 1 / Math.sqrt(inner), dtype);
   const B = o.initLoraWeights === false && o.r > 0 ? rng.uniform(up, 1 / Math.sqrt(up[1]!), dtype) : zeros(up, dtype);
   return { A: drawn, B, ...(o.loraBias ? { bias: zeros([site.out], dtype) } : {}) };
+}
+
+const starts = /^(pissa(_niter_\d+)?|olora|orthogonal)$/;
+
+/** PiSSA, OLoRA and orthogonal starts; their decompositions are loaded when one is asked for. */
+export async function loraStart(site: Site, o: LoraOptions, context: InitContext): Promise<Start | undefined> {
+  const [name, iterations] = /^(pissa)_niter_(\d+)$/.exec(String(o.initLoraWeights))?.slice(1) ?? [String(o.initLoraWeights)];
+  if (!starts.test(String(o.initLoraWeights))) return undefined;
+  if (site.kind === "embedding" || (site.conv?.groups ?? 1) > 1)
+    throw new StrutError("option", `initLoraWeights ${name} needs a matrix, which ${site.path} is not`, {
+      path: "initLoraWeights",
+      hint: "Leave this module out.",
+    });
+  if (name === "orthogonal" && o.r % 2 !== 0) throw new StrutError("option", `initLoraWeights orthogonal needs an even rank, not ${o.r}`, { path: "r" });
+  const { pissaStart, oloraStart, orthogonalStart } = await import("../initializers/pissa.ts");
+  const scale = o.useRslora ? o.alpha / Math.sqrt(o.r) : o.alpha / o.r;
+  if (name === "olora") return oloraStart(site, o.r);
+  if (name === "orthogonal") return orthogonalStart(site, o.r, context);
+  return pissaStart(site, o.r, { scale }, iterations === undefined ? undefined : Number(iterations));
 }
 
 /** scale·B·A as an operator on the site's matrix; an embedding's is its transpose. */
@@ -108,10 +134,37 @@ export const lora = adapter({
   kinds: ["linear", "conv2d", "embedding"],
   options: loraOptions,
   init: initLora,
+  start: loraStart,
+  scale: (o) => (o.useRslora ? o.alpha / Math.sqrt(o.r) : o.alpha / o.r),
   update: (p: LoraParams, site, o) => loraUpdate(p, site, o),
   forward: (x, y, p, site, o, live) => addLora(dropInput(x, o, site, live), y, p, site, o),
   bias: (p, _site, o) => p.bias && scale(p.bias as Parameter, loraScale(p, o)),
   layout: { type: "LORA", options: loraPeftOptions, fixed: { use_dora: false }, tensors: loraTensors, tied: { A: "embeddingB", B: "embeddingA" } },
+});
+
+/** PiSSA: LoRA that starts at W's leading singular triples, which the base gives away. Meng et al. 2024, arXiv:2404.02948. */
+export const pissa = adapter({
+  ...lora,
+  id: "pissa",
+  title: "PiSSA",
+  paper: "arXiv:2404.02948",
+  kinds: ["linear", "conv2d"],
+  options: loraOptions.extend({
+    initLoraWeights: z
+      .union([z.literal("pissa"), z.string().regex(/^pissa_niter_\d+$/)])
+      .default("pissa")
+      .describe("pissa, or pissa_niter_N for a randomised decomposition with N passes; defaults to pissa"),
+  }),
+});
+
+/** OLoRA: LoRA that starts at the leading rows and columns of W = QR, which the base gives away. Büyükakyüz 2024, arXiv:2406.01775. */
+export const olora = adapter({
+  ...lora,
+  id: "olora",
+  title: "OLoRA",
+  paper: "arXiv:2406.01775",
+  kinds: ["linear", "conv2d"],
+  options: loraOptions.extend({ initLoraWeights: z.literal("olora").default("olora").describe("always olora here") }),
 });
 
 /** rsLoRA: LoRA scaled by alpha / √r, which keeps its size at any rank. Kalajdzievski 2023, arXiv:2312.03732. */

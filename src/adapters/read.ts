@@ -9,10 +9,10 @@ import type { Model } from "../models/model.ts";
 import { readTensor } from "../models/stored.ts";
 import type { Params } from "../nn/contracts.ts";
 import { parseOptions, snake } from "../nn/options.ts";
-import { isReal, keep, Parameter, type Tensor } from "../tensor/index.ts";
-import { copiedLeaves, initialise, tiedHead } from "./adapt.ts";
+import { isReal, keep, Parameter, Rng, scope, type Real, type Tensor } from "../tensor/index.ts";
+import { copiedLeaves, initialise, takenFrom, tiedHead } from "./adapt.ts";
 import type { Adapter } from "./adapter.ts";
-import { newLive, tryOut, withAdapters, type AttachedAdapter, type Targeting } from "./attach.ts";
+import { newLive, tryOut, withAdapters, type AttachedAdapter, type Taken, type Targeting } from "./attach.ts";
 import { tokenRows } from "./tokens.ts";
 
 export interface LoadAdapterOptions {
@@ -286,6 +286,7 @@ async function readSet(base: Model, directory: AdapterDirectory, description: De
       )
     : { entries: new Map<string, Params>(), shared: {} };
   const entries = new Map<string, Params>(matched.map((module) => [module, { ...made.entries.get(module), ...stored.get(module) }]));
+  const taken = await takenOnLoading(base, description, matched, optionsAt);
   const covered = { matched, unmatched: [], saved: savedModules(base, sorted.others, matched) };
   const tied = tiedHead(base, matched, targeting);
   if (tied) entries.set(tied.head, entries.get(tied.embedding)!);
@@ -301,6 +302,7 @@ async function readSet(base: Model, directory: AdapterDirectory, description: De
     siteOptions,
     targeting,
     seed,
+    taken,
     entries,
     shared: { ...made.shared, ...storedShared },
     copies,
@@ -311,6 +313,27 @@ async function readSet(base: Model, directory: AdapterDirectory, description: De
     ...(raw ? { raw } : {}),
     ...(regime ? { regime } : {}),
   };
+}
+
+/** What the base gave away when the adapter began, decomposed again. */
+async function takenOnLoading(
+  base: Model,
+  { definition, seed }: Description,
+  matched: readonly string[],
+  optionsAt: (path: string) => never,
+): Promise<Map<string, Taken>> {
+  const taken = new Map<string, Taken>();
+  const dtype = [...base.layers.values()][0]!.weight.dtype as Real;
+  for (const path of definition.start ? matched : []) {
+    const site = base.layers.get(path)!.site!;
+    const o = optionsAt(path) as Record<string, unknown>;
+    await scope(async () => {
+      const context = { rng: new Rng(seed), sites: [], dtype };
+      const start = await definition.start!(site, o as never, context);
+      if (start?.takes) taken.set(path, takenFrom(site, start, definition.scale?.(o as never) ?? (o["alpha"] as number) / (o["r"] as number)));
+    });
+  }
+  return taken;
 }
 
 const leaf = (value: Tensor, name: string, frozen = false): Tensor => (isReal(value.dtype) ? new Parameter(value, name, !frozen) : keep(value));

@@ -1,7 +1,7 @@
 import { z } from "zod";
 import { svd } from "../linalg/index.ts";
 import { coredLowRank } from "../operators/index.ts";
-import { copyOf, mul, putAdd, reshape, slice, sub, tensor, transpose, zeros, type Tensor } from "../tensor/index.ts";
+import { copyOf, mul, putAdd, reshape, slice, sub, tensor, transpose, zeros, type Parameter, type Tensor } from "../tensor/index.ts";
 import { adapter, atEvery } from "./adapter.ts";
 
 const options = z.object({
@@ -74,10 +74,8 @@ export const svfit = adapter({
     const core = putAdd(putAdd(zeros([r * r], change.dtype), tensor(diagonal, [r], "i32"), change), index!, between);
     return coredLowRank(U, reshape(core, [r, r]), transpose(V), o.scale);
   },
-  regime: () => ({
-    // decay of z itself would pull the singular values, and so the model, to 0; relative z may decay, but not by surprise
-    groups: ({ views }) => [{ parameters: views.flatMap(({ params }) => [params.z, ...(params.between ? [params.between] : [])]) as never, weightDecay: 0 }],
-  }),
+  // decay of z itself would pull the singular values, and so the model, to 0; that of δ pulls to the base
+  regime: ({ relative }) => (relative ? {} : { groups: ({ views }) => [{ parameters: views.map(({ params }) => params.z as Parameter), weightDecay: 0 }] }),
   finish: ({ U, V, ...trained }, _site, o) => ({ params: (o.saveSubspace ? { ...trained, U, V } : trained) as Params }),
   layout: {
     tensors: atEvery({ z: "svfit_z", sigma: "svfit_sigma", U: "svfit_U", V: "svfit_V", between: "svfit_M", index: "svfit_index" }),

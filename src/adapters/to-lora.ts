@@ -1,7 +1,7 @@
 import { StrutError } from "../errors.ts";
 import { layerAt, type Layer, type Model } from "../models/model.ts";
 import type { Params, Site } from "../nn/contracts.ts";
-import { dense, toLowRank, type LinearOperator } from "../operators/index.ts";
+import { dense, lowRank, sumOf, toLowRank, type LinearOperator } from "../operators/index.ts";
 import { copyOf, noGrad, Parameter, reshape, scope, sub, transpose, type Tensor } from "../tensor/index.ts";
 import { required } from "./adapt.ts";
 import type { Adapter } from "./adapter.ts";
@@ -41,6 +41,7 @@ export function attachFactors(model: Model, name: string, factors: ReadonlyMap<s
     siteOptions: new Map(matched.flatMap((path, i) => (ranks[i] === r ? [] : [[path, { ...options, r: ranks[i]!, alpha: Math.max(1, ranks[i]!) }]]))),
     targeting: { ...targeting, targets: matched },
     seed: 0,
+    taken: new Map(),
     entries: new Map([...factors].map(([path, own]) => [path, noGrad(() => loraParams(layerAt(model, path).site!, own, name))])),
     shared: {},
     copies: like?.copies ?? new Map(),
@@ -53,15 +54,19 @@ export function attachFactors(model: Model, name: string, factors: ReadonlyMap<s
 }
 
 /** ΔW of one adapter at a layer of the base, and what it adds to the bias. */
-export function deltaAt(layer: Layer, { name }: AttachedAdapter): { update: LinearOperator; bias?: Tensor } {
+export function deltaAt(layer: Layer, set: AttachedAdapter): { update: LinearOperator; bias?: Tensor } {
   const site = layer.site!;
+  const { name } = set;
   const own = layer.attached.find(({ adapter, update, weightAt }) => adapter === name && (update ?? weightAt));
   if (!own)
     throw new StrutError("merge", `adapter ${name} at ${site.path} is not a matrix, so it has no low-rank form`, {
       path: site.path,
       hint: "Keep it as an adapter.",
     });
-  const update = own.update?.(site) ?? dense(sub(own.weightAt!(site).toDense(), site.weight.toDense()));
+  const taken = set.taken.get(site.path);
+  if (own.update && taken) return { update: sumOf(own.update(site), lowRank(taken.B, taken.A, -taken.scale)) };
+  const moved = own.weightAt && sub(own.weightAt(site).toDense(), site.weight.toDense());
+  const update = own.update ? (moved ? sumOf(dense(moved), own.update(site)) : own.update(site)) : dense(moved!);
   const bias = own.biasUpdate?.(site);
   return { update, ...(bias ? { bias } : {}) };
 }

@@ -9,7 +9,7 @@ import type { Model } from "../models/model.ts";
 import { toWrite } from "../models/save.ts";
 import type { Params } from "../nn/contracts.ts";
 import { snake } from "../nn/options.ts";
-import { copyOf, noGrad, transpose, type Tensor } from "../tensor/index.ts";
+import { concat, copyOf, noGrad, reshape, scale, transpose, type Tensor } from "../tensor/index.ts";
 import { matchableModules, required, tiedHead } from "./adapt.ts";
 import type { AttachedAdapter } from "./attach.ts";
 
@@ -26,6 +26,40 @@ function finished(model: Model, set: AttachedAdapter): AttachedAdapter {
     if (result.options) siteOptions.set(path, { ...options, ...result.options });
   }
   return { ...set, entries, siteOptions };
+}
+
+/** PiSSA and OLoRA as plain LoRAs of the untouched base: A' = [A; A₀], B' = [B, −B₀], twice the rank, the same scale. */
+function converted(set: AttachedAdapter): AttachedAdapter {
+  if (set.taken.size === 0)
+    throw new StrutError("option", `adapter ${set.name} leaves the base as it is, so there is nothing to convert`, {
+      path: "convert",
+      hint: "Save it without.",
+    });
+  const twice = (o: Readonly<Record<string, unknown>>): Record<string, unknown> => ({
+    ...o,
+    r: 2 * (o["r"] as number),
+    alpha: (o["alpha"] as number) * (o["useRslora"] ? Math.SQRT2 : 2),
+    initLoraWeights: true,
+  });
+  const entries = new Map<string, Params>();
+  for (const [path, params] of set.entries) {
+    const taken = set.taken.get(path)!;
+    const [A, B] = [params["A"]!, params["B"]!];
+    const both = noGrad(() => ({
+      A: concat([A, reshape(taken.A, A.shape)], 0),
+      B: concat([B, scale(reshape(taken.B, B.shape), -1)], 1),
+    }));
+    entries.set(path, { ...params, ...both });
+  }
+  const { raw, ...kept } = set;
+  const plain = raw && Object.fromEntries(Object.entries(raw).filter(([key]) => key !== "init_lora_weights"));
+  return {
+    ...kept,
+    ...(plain ? { raw: plain } : {}),
+    entries,
+    options: twice(set.options),
+    siteOptions: new Map([...set.siteOptions].map(([path, o]) => [path, twice(o)])),
+  };
 }
 
 /** Where an adapter sits, under PEFT's names. */
@@ -70,6 +104,7 @@ export function peftConfigOf(model: Model, set: AttachedAdapter, held: AttachedA
     ...(unchanged ? {} : targetingOf(model, set)),
     ...patterns,
     ...config?.(set, held),
+    ...set.started,
   });
 }
 
@@ -131,6 +166,15 @@ function tensorsOf(model: Model, set: AttachedAdapter, config: PeftConfig | unde
   return out;
 }
 
+export interface SaveAdapterOptions {
+  /** Defaults to the active one. */
+  name?: string;
+  /** Replace what the folder holds. */
+  overwrite?: boolean;
+  /** Write a PiSSA or OLoRA as a plain LoRA of twice the rank, for the base as it was; defaults to false, which needs the decomposition again. */
+  convert?: boolean;
+}
+
 /**
  * Writes an adapter of a model as a directory: of a method that PEFT knows one that the real PEFT opens, else strut.json beside
  * the tensors. The folder appears whole or not at all.
@@ -141,9 +185,9 @@ function tensorsOf(model: Model, set: AttachedAdapter, config: PeftConfig | unde
 export async function saveAdapter(
   model: Model,
   folder: string,
-  { name = model.active[0] ?? "default", overwrite = false }: { name?: string; overwrite?: boolean } = {},
+  { name = model.active[0] ?? "default", overwrite = false, convert = false }: SaveAdapterOptions = {},
 ): Promise<void> {
-  await writeAdapterDirectory(folder, new Map([[name, contentsOf(model, name)]]), { overwrite });
+  await writeAdapterDirectory(folder, new Map([[name, contentsOf(model, name, convert)]]), { overwrite });
 }
 
 /**
@@ -155,8 +199,8 @@ export async function saveAdapter(
 export const saveAdapters = (model: Model, folder: string, options: { overwrite?: boolean } = {}): Promise<void> =>
   writeAdapterDirectory(folder, new Map([...model.adapters.keys()].map((name) => [name, contentsOf(model, name)])), options);
 
-function contentsOf(model: Model, name: string): AdapterContents {
-  const held = required(model, name);
+function contentsOf(model: Model, name: string, convert = false): AdapterContents {
+  const held = convert ? converted(required(model, name)) : required(model, name);
   const set = finished(model, held);
   const { type, beside } = set.definition.layout;
   const peft = type ? peftConfigOf(model, set, held) : undefined;

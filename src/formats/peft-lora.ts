@@ -33,9 +33,7 @@ export interface LoraLayers {
 
 /** Initialisations that also change the base weights, and how the base is changed. */
 const CHANGES_BASE: readonly [RegExp, string, string][] = [
-  [/^pissa$/, "PiSSA", "W − s·B₀·A₀ of a singular value decomposition"],
   [/^pissa_niter_\d+$/, "PiSSA", "W − s·B₀·A₀ of a randomised decomposition, which nobody can draw again"],
-  [/^olora$/, "OLoRA", "W − s·B₀·A₀ of a QR decomposition"],
   [/^corda/, "CorDA", "the rest of a decomposition that needs the training data"],
   [/^lora_ga$/, "LoRA-GA", "W − s·B₀·A₀ of a gradient on the training data"],
   [/^loftq$/, "LoftQ", "its quantised form"],

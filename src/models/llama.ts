@@ -117,12 +117,15 @@ export const llama: Architecture = {
       const at = `model.layers.${i}`;
       x = block(run, i, x, (input) => {
         const h = rmsNorm(input, normOf(model, `${at}.input_layernorm`).weight, d.eps);
-        const heads = (name: string, count: number): Tensor =>
-          reshape(applyLinear(model, `${at}.self_attn.${name}`, h, run), [batch, tokens, count, d.headSize]);
-        const q = turn(heads("q_proj", d.heads), start);
-        const [k, v] = [heads("k_proj", d.kvHeads), heads("v_proj", d.kvHeads)];
+        // a pruned layer has fewer heads than the config says
+        const heads = (name: string): Tensor => {
+          const y = applyLinear(model, `${at}.self_attn.${name}`, h, run);
+          return reshape(y, [batch, tokens, y.shape[2]! / d.headSize, d.headSize]);
+        };
+        const q = turn(heads("q_proj"), start);
+        const [k, v] = [heads("k_proj"), heads("v_proj")];
         const keys = run.caches ? run.caches[i]!.append(k, v, turn) : { k: turn(k, 0), v };
-        const mixed = reshape(attention(q, keys.k, keys.v), [batch, tokens, d.heads * d.headSize]);
+        const mixed = reshape(attention(q, keys.k, keys.v), [batch, tokens, q.shape[2]! * d.headSize]);
         const middle = add(input, applyLinear(model, `${at}.self_attn.o_proj`, mixed, run));
         const m = rmsNorm(middle, normOf(model, `${at}.post_attention_layernorm`).weight, d.eps);
         const gated = swiglu(applyLinear(model, `${at}.mlp.gate_proj`, m, run), applyLinear(model, `${at}.mlp.up_proj`, m, run));

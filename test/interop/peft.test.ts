@@ -37,7 +37,7 @@ const difference = (model: Model, { inputs }: Expected, logits: Logits): Promise
 const cases = (await readdir(root, { withFileTypes: true }))
   .filter((entry) => entry.isDirectory() && entry.name !== "types" && !entry.name.startsWith("conv-"))
   .map(({ name }) => name);
-const unreadable = ["lora-bin", "olora", "pissa", "pissa-rslora", "pissa_niter_4"];
+const unreadable = ["lora-bin", "pissa_niter_4"];
 /** Not mergeable: a bias where the base has none. */
 const unmergeable = ["lora-lora_bias-nobias-base"];
 /** PEFT re-sorted the patterns on saving; what the file says is not what was saved (README, surprise 1). */
@@ -65,6 +65,22 @@ describe("adapters of the real PEFT", () => {
   it.each(unreadable)("%s ends in a sentence", async (name) => {
     const error = await loadAdapter(await loadModel("data/lm/stories260K"), join(root, name), { methods }).catch((reason: Error) => reason);
     expect((error as Error).message).toMatch(name === "lora-bin" ? /only as a pickle/ : /its base weights are not W/);
+  });
+
+  it.each(["pissa", "pissa-rslora", "olora"])("%s is written as a plain LoRA of the untouched base, of twice the rank", async (name) => {
+    const expected = await expectedOf(name);
+    const base = await baseOf(expected);
+    const adapted = await loadAdapter(base, join(root, name), { methods });
+    const folder = await mkdtemp(join(tmpdir(), "strut-peft-"));
+    try {
+      await saveAdapter(adapted, join(folder, "plain"), { convert: true });
+      const plain = await loadAdapter(base, join(folder, "plain"), { methods });
+      expect(plain.adapters.get("default")!.method).toBe("lora");
+      expect(await difference(plain, expected, expected.adapted_logits)).toBeLessThan(1e-4);
+      await expect(saveAdapter(plain, join(folder, "again"), { convert: true })).rejects.toThrow(/leaves the base as it is/);
+    } finally {
+      await rm(folder, { recursive: true });
+    }
   });
 
   it("two adapters are active at once, and switch", async () => {

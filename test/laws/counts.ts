@@ -136,7 +136,14 @@ export const sheets: Readonly<Record<string, Sheet>> = {
       { width: 1, phmDim: 1, factorizedPhmW: false, unfreezeLayerNorms: false, sharedPhmRule: false },
       { width: 1, phmDim: 1, factorizedPhmRule: true, unfreezeLayerNorms: false, phmInitRange: 0.5 },
     ],
-    totals: [{ says: 'compacter.md: "per adapter 2·(768+24)+24+768 = 2376"', options: { width: 24, phmDim: 4 }, sites: [[768, 768, 48]], total: 114_048 }],
+    totals: [
+      {
+        says: 'compacter.md: "per adapter 2·(768+24)+24+768 = 2376"',
+        options: { width: 24, phmDim: 4, learnPhm: false },
+        sites: [[768, 768, 48]],
+        total: 114_048,
+      },
+    ],
   },
   loha: {
     says: '_lora-baselines.md: "2r(in+out)"',
@@ -253,7 +260,22 @@ export const sheets: Readonly<Record<string, Sheet>> = {
       { r: 2, validR: 2, privateR: 1, dropout: 0.3 },
       { r: 2, validR: 2, pairDissociation: false },
     ],
-    totals: [],
+    totals: (
+      [
+        [2, 4_997_120],
+        [8, 19_988_480],
+        [64, 159_907_840],
+      ] as const
+    ).map(([validR, total]) => ({
+      says: `mos.md: "Llama-2-7B: e=${validR} → ${total}"`,
+      options: { validR },
+      sites: [
+        [4096, 4096, 128],
+        [11008, 4096, 64],
+        [4096, 11008, 32],
+      ] as const,
+      total,
+    })),
   },
   s2lora: {
     says: 's2lora.md: "Trainable = Σ_classes R(in+out) + R·#modules"',
@@ -328,5 +350,33 @@ export const sheets: Readonly<Record<string, Sheet>> = {
     says: 'sara.md: "trainable vector θ_M = θ[M] (nnz)"',
     count: ({ out, in: inner }, o) => Math.max(1, Math.round(o["share"] * out * inner)),
     variants: [{ share: 0.3 }, { share: 0.5, progressiveIter: 1, lambdaRank: 0.1, leastSide: 0, leastCount: 0 }],
+  },
+  pissa: {
+    says: '_lora-baselines.md: "LoRA on residual base"',
+    count: (site, o) => lora(o, site),
+    rank: "r",
+    variants: [
+      { r: 2, alpha: 3 },
+      { r: 3, dropout: 0.3, useRslora: true },
+    ],
+  },
+  olora: {
+    says: '_lora-baselines.md: "LoRA on residual base"',
+    count: (site, o) => lora(o, site),
+    rank: "r",
+    variants: [
+      { r: 2, alpha: 3 },
+      { r: 3, dropout: 0.3 },
+    ],
+  },
+  dsee: {
+    says: 'dsee.md: "trainable (no head) = 2·L·(r·(in+out)+N)"',
+    count: ({ out, in: inner }, o) => o["r"] * (inner + out) + Math.min(o["numSparse"], inner * out),
+    variants: [
+      { r: 1, alpha: 3, numSparse: 2, sparseMethod: "omp" },
+      { r: 2, alpha: 4, numSparse: 5, outerIters: 2, rankStep: 1, dropout: 0.3 },
+      { r: 1, numSparse: 3, sparseMethod: "rp", pruningRatio: 0.3 },
+    ],
+    totals: [{ says: 'dsee.md: "24·(16·1536+16)=590 208"', options: { r: 16, numSparse: 16 }, sites: [[768, 768, 24]], total: 590_208 }],
   },
 };

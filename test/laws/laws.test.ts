@@ -90,7 +90,8 @@ describe.each(catalog.map((method) => [method.id, method] as const))("%s", (id, 
 
   it.each((sheets[id]?.totals ?? []).map((total) => [total.says, total] as const))("has the total of the sheet: %s", (_, { options, sites, total }) => {
     const count = ([out, inner, times]: readonly [number, number, number]): number => times * sheets[id]!.count({ out, in: inner, kind: "linear" }, options);
-    expect(sites.reduce((all, site) => all + count(site), 0)).toBe(total);
+    const every = sites.flatMap(([out, inner, times]) => Array.from({ length: times }, () => ({ out, in: inner, kind: "linear" as const })));
+    expect(sites.reduce((all, site) => all + count(site), sheets[id]!.shared?.(every, options) ?? 0)).toBe(total);
   });
 });
 

@@ -7,8 +7,8 @@ import { modelOf, type Scaffold } from "./model.ts";
 const [OUT, IN, ROWS] = [48, 64, 128];
 
 export interface Teacher {
-  /** What the target is beside the base: of full rank, of rank 4, other singular values, or another diagonal of LDU. */
-  target: "full" | "rank4" | "singular-values" | "ldu-diagonal";
+  /** What the target is beside the base: of full rank, the same in all directions (orthogonal rows), of rank 4, other singular values, or another diagonal of LDU. */
+  target: "full" | "orthogonal" | "rank4" | "singular-values" | "ldu-diagonal";
   /** Flat: every direction of the input alike; anisotropic: standard deviations fall as 1/√i; mild: as i^−¼. */
   inputs: "flat" | "anisotropic" | "mild";
 }
@@ -36,6 +36,7 @@ async function build({ target, inputs }: Teacher): Promise<Scaffold> {
   const factor = numbers(OUT, (i) => Math.sin(1 + 1.7 * i));
   const changes: Record<Teacher["target"], () => Promise<Tensor>> = {
     full: async () => rng.fork("full").normal([OUT, IN], 1),
+    orthogonal: async () => transpose(await basis("orthogonal", IN)),
     rank4: async () => matmul(rng.fork("B").normal([OUT, 4], 1), rng.fork("A").normal([4, IN], 1)),
     "singular-values": async () => {
       const { U, S, Vh } = await svd(W);

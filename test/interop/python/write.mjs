@@ -5,10 +5,14 @@ import { join } from "node:path";
 import {
   adapt,
   adapterParameters,
+  bone,
   dora,
   evaluate,
   forward,
+  ia3,
   loadModel,
+  loha,
+  lokr,
   lora,
   merge,
   noGrad,
@@ -20,6 +24,7 @@ import {
   start,
   tensor,
 } from "strut";
+import { randlora, vera } from "strut/adapters";
 import { splitTail } from "strut/data";
 import { loadTokenizer } from "strut/formats";
 
@@ -62,7 +67,25 @@ const cases = [
   ["gpt2-lora", gpt2, lora, { r: 3, alpha: 6 }, { targets: "all-linear" }],
   ["gpt2-dora", gpt2, dora, { r: 3, alpha: 6 }, { targets: ["c_attn", "mlp.c_proj"] }],
   ["gpt2-bias", gpt2, lora, { r: 3 }, { targets: ["c_attn"], bias: "all" }],
+  ["vera", llama, vera, { r: 80 }, { targets: ["q_proj", "v_proj", "down_proj"] }],
+  ["vera-noproj", llama, vera, { r: 16, projectionPrngKey: 3, saveProjection: false }, { targets: ["q_proj", "up_proj"] }],
+  ["randlora", llama, randlora, { r: 8, randloraAlpha: 16 }, { targets: ["q_proj", "v_proj", "down_proj"] }],
+  ["randlora-sparse", llama, randlora, { r: 10, randloraAlpha: 16, sparse: true, saveProjection: false }, { targets: ["q_proj", "v_proj"] }],
+  ["randlora-noproj", llama, randlora, { r: 8, randloraAlpha: 16, saveProjection: false }, { targets: ["q_proj", "up_proj"] }],
+  ["gpt2-vera", gpt2, vera, { r: 24 }, { targets: ["c_attn"] }],
   ["gpt2-lora-bias", gpt2, lora, { r: 3, loraBias: true }, { targets: ["c_attn", "c_fc"] }],
+  ["loha", llama, loha, { r: 4, alpha: 8, rankDropout: 0.1 }, { targets: "all-linear" }],
+  ["loha-patterns", llama, loha, { r: 4 }, { targets: ["q_proj", "v_proj"], rankPattern: { v_proj: 2 }, alphaPattern: { q_proj: 3 } }],
+  ["lokr", llama, lokr, { r: 2, alpha: 4 }, { targets: "all-linear" }],
+  ["lokr-factor", llama, lokr, { r: 8, decomposeFactor: 16 }, { targets: ["q_proj", "down_proj"] }],
+  ["lokr-decompose-both", llama, lokr, { r: 2, decomposeBoth: true, initWeights: "lycoris" }, { targets: ["q_proj", "v_proj"] }],
+  ["ia3", llama, ia3, {}, {}],
+  ["ia3-no-feedforward", llama, ia3, {}, { targets: ["k_proj", "v_proj"] }],
+  ["ia3-own-feedforward", llama, ia3, { feedforwardModules: ["q_proj"] }, { targets: ["q_proj", "down_proj"] }],
+  ["gpt2-ia3", gpt2, ia3, {}, { targets: ["c_attn", "mlp.c_proj"] }],
+  ["miss", llama, bone, { r: 8, missDropout: 0.1 }, { targets: ["q_proj", "down_proj"] }],
+  ["miss-bat", llama, bone, { r: 4, initWeights: "bat" }, { targets: ["q_proj", "v_proj"] }],
+  ["miss-mini", llama, bone, { r: 8, miniR: 4, initWeights: "mini" }, { targets: ["q_proj", "down_proj"] }],
 ];
 
 const record = {};
@@ -72,6 +95,7 @@ for (const [name, base, method, options, targeting] of cases) {
   const rng = new Rng(7).fork(name);
   for (const set of tuned.adapters.values())
     for (const [path, parameter] of adapterParameters(set)) {
+      if (!parameter.trainable) continue;
       const noise = await rng.fork(path).normal(parameter.shape, 0.05).data();
       const values = Array.from(await parameter.data(), (x, i) => (path.endsWith("/m") ? x * (1 + noise[i]) : x + noise[i]));
       parameter.assign(new Parameter(tensor(values, parameter.shape)));

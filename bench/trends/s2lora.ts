@@ -1,0 +1,30 @@
+import { lora, s2lora } from "strut/adapters";
+import { row, type Recipe } from "./recipe.ts";
+import { residualMlp } from "./scaffolds/residual-mlp.ts";
+
+export default {
+  title: "S2-LoRA beside LoRA of as many parameters, on the residual MLP",
+  sheet: "S2 R12 (3144) .953/.962, LoRA r2 (3072) .954/.960; S2 R6 (1572) .882/.920, LoRA r1 (1536) .886/.899 (s2lora.md)",
+  note:
+    "Here S2 leads LoRA of as many parameters by one point, and by three where the norms of A and B are left free. Steering half of s towards zero " +
+    "costs two points of twelve ranks, not less than one.",
+  better: "higher",
+  async rows() {
+    const mlp = await residualMlp();
+    const course = { steps: 400, learningRate: [3e-3, 1e-2] };
+    const sparse = (label: string, options: Readonly<Record<string, unknown>>) => row(label, mlp, s2lora, options, course, "higher");
+    return [
+      await row("LoRA r1", mlp, lora, { r: 1, alpha: 1 }, course, "higher"),
+      await sparse("S2 R6", { r: 6 }),
+      await row("LoRA r2", mlp, lora, { r: 2, alpha: 2 }, course, "higher"),
+      await sparse("S2 R12", { r: 12 }),
+      await sparse("S2 R12, norms free", { r: 12, normalize: false }),
+      await sparse("S2 R12, half of s zero", { r: 12, lambda1: 1e-2, targetSparsity: 0.5 }),
+    ];
+  },
+  orders: [
+    ["S2 R12", "S2 R6"],
+    ["S2 R6", "LoRA r1"],
+    ["S2 R12, norms free", "LoRA r2"],
+  ],
+} satisfies Recipe;

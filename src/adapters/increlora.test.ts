@@ -1,0 +1,236 @@
+import { beforeAll, describe, expect, it } from "vitest";
+import { throughDisk } from "../../test/support/through-disk.ts";
+import { tinyBatches, tinyModel } from "../../test/support/tiny-model.ts";
+import { forward, type Model } from "../models/index.ts";
+import type { Regime, Site, Training } from "../nn/contracts.ts";
+import { dense } from "../operators/index.ts";
+import { backward, linear, mul, noGrad, Parameter, Rng, start, sum, tensor, type Tensor } from "../tensor/index.ts";
+import { train, type TrainOptions } from "../training/index.ts";
+import { adapt, attachedTo, increlora, toLora } from "./index.ts";
+
+beforeAll(() => start());
+
+type Params = { A: Parameter; B: Parameter; E: Parameter; used: Tensor; born: Tensor };
+const numbers = async (x: Tensor): Promise<number[]> => [...(await x.data())].map(Number);
+const close = (a: readonly number[], b: readonly number[], digits: number): void => a.forEach((value, i) => expect(value).toBeCloseTo(b[i]!, digits));
+const settings: TrainOptions = { batches: tinyBatches(3), steps: 12, learningRate: 0.02, weightDecay: 0 };
+const growing = { targetRank: 2, topH: 2, increInterval: 3, initWarmup: 2 };
+const make = (options: object = growing): Promise<Model> => adapt(tinyModel(), increlora, options, { targets: ["q_proj", "v_proj"] });
+const entriesOf = (model: Model) => [...attachedTo(model, "default")!.entries] as unknown as [string, Params][];
+const ranks = (model: Model): Promise<number[]> => Promise.all(entriesOf(model).map(async ([, { used }]) => Number((await used.data())[0])));
+const logits = (model: Model): Promise<number[]> => numbers(noGrad(() => forward(model, tensor([3, 1, 4, 1, 5], [1, 5], "i32"))));
+const updates = (model: Model): Promise<number[][]> =>
+  Promise.all(
+    entriesOf(model).map(([, p]) =>
+      numbers(increlora.update!(p, undefined as never, attachedTo(model, "default")!.options as never, undefined as never, {}).toDense()),
+    ),
+  );
+
+async function watched(model: Model, watch: Regime, more: Partial<TrainOptions> = {}): Promise<Model> {
+  await train(model, { ...settings, ...more, regimes: [watch] });
+  return model;
+}
+
+describe("IncreLoRA's layer", () => {
+  it("gives the official layer's output, score and gradients, to its single precision", async () => {
+    const M = (rows: number, cols: number, a: number): Tensor =>
+      tensor(
+        Array.from({ length: rows * cols }, (_, at) => Math.sin(a + 0.9 * Math.floor(at / cols) + 1.3 * (at % cols))),
+        [rows, cols],
+        "f64",
+      );
+    const both = async (first: Tensor, second: Tensor): Promise<number[]> => [...(await numbers(first)), ...(await numbers(second))];
+    const [b0, b1] = [await numbers(M(3, 1, 0.4)), await numbers(M(3, 1, 0.8))];
+    const A = new Parameter(tensor(await both(M(1, 4, 0.2), M(1, 4, 0.6)), [2, 4], "f64"));
+    const B = new Parameter(
+      tensor(
+        b0.flatMap((b, i) => [b, b1[i]!]),
+        [3, 2],
+        "f64",
+      ),
+    );
+    const E = new Parameter(tensor([0.1, 1e-5], [2], "f64"));
+    const p = { A, B, E, used: tensor([1], [1], "f64"), born: tensor([0, 0], [2], "f64") };
+    const W = M(3, 4, 1);
+    const site: Site = { path: "here", depth: 0, role: "fc", kind: "linear", out: 3, in: 4, weight: dense(W) };
+    const live = { training: true, step: 0, rng: new Rng(0), values: { "increlora/growing": 1 } as Record<string, number> };
+    const x = M(2, 4, 0.1);
+    const y = increlora.forward!(x, linear(x, W), p, site, increlora.options.parse({}), live, {});
+    const output = await numbers(y);
+    close(output, [2.473322, 2.69251, 0.874059, 3.401583, 4.057458, 1.642729], 5);
+    const gradients = backward(sum(mul(y, M(2, 3, 0.8))));
+    expect(live.values["increlora/here"]! / Math.sqrt(12)).toBeCloseTo(2.07849, 4);
+    expect((await numbers(gradients.get(E)!))[0]).toBeCloseTo(20.067759, 4);
+    close((await numbers(gradients.get(A)!)).slice(4), [7.1e-5, 2.41e-4, 5.8e-5, -2.1e-4], 6);
+    live.training = false;
+    close(await numbers(increlora.forward!(x, linear(x, W), p, site, increlora.options.parse({}), live, {})), output, 12);
+  });
+});
+
+describe("IncreLoRA's growth, run by train", () => {
+  it("starts as the base, and with its reserve is off it by no more than its 1e-5 components", async () => {
+    const model = await make();
+    const base = await logits(tinyModel());
+    expect(await logits(model)).toEqual(base);
+    await watched(model, { beforeStep: async ({ step }) => void (step === 0 && close(await logits(model), base, 5)) }, { steps: 12 });
+  });
+
+  it("never shrinks a site and ends at the target, with as many generations of components as there were growths", async () => {
+    const model = await make();
+    const seen: number[][] = [];
+    await watched(model, { afterStep: async () => void seen.push(await ranks(model)) });
+    seen.slice(1).forEach((now, step) => now.forEach((n, i) => expect(n).toBeGreaterThanOrEqual(seen[step]![i]!)));
+    expect(seen.map((now) => now.reduce((a, b) => a + b))).toEqual([4, 4, 4, 6, 6, 6, 8, 8, 8, 8, 8, 8]);
+    const births = (await Promise.all(entriesOf(model).map(([, { born }]) => numbers(born)))).flat();
+    expect(new Set(births)).toEqual(new Set([0, 3, 6]));
+    for (const [, { A, B, E, used }] of entriesOf(model)) {
+      const n = Number((await used.data())[0]);
+      expect([A.shape[0], B.shape[1], E.size], "the reserve is gone").toEqual([n, n, n]);
+    }
+  });
+
+  it.each(["sqrt", "mean"] as const)("grows the sites with the largest Ī·Ū of Σ|ΔW ⊙ ∂L/∂ΔW| (%s)", async (scoreNorm) => {
+    const model = await make({ ...growing, scoreNorm });
+    const { live } = attachedTo(model, "default")!;
+    const averages = entriesOf(model).map(() => ({ I: 0, U: 0 }));
+    let [before, grown] = [await ranks(model), 0];
+    await watched(model, {
+      async beforeStep({ step }) {
+        entriesOf(model).forEach(([path, { A, B }], i) => {
+          const size = A.shape[1]! * B.shape[0]!;
+          const [s, own] = [live.values[`increlora/${path}`]! / (scoreNorm === "sqrt" ? Math.sqrt(size) : size), averages[i]!];
+          own.I = 0.85 * own.I + 0.15 * s;
+          own.U = 0.85 * own.U + 0.15 * Math.abs(s - own.I);
+        });
+        const now = await ranks(model);
+        const chosen = now.flatMap((n, i) => (n > before[i]! ? [i] : []));
+        if (chosen.length > 0) {
+          grown++;
+          const best = averages.map(({ I, U }, i) => [I * U, i] as const).toSorted(([a], [b]) => b - a);
+          expect(chosen, `at step ${step}`).toEqual(
+            best
+              .slice(0, 2)
+              .map(([, i]) => i)
+              .toSorted(),
+          );
+        }
+        before = now;
+      },
+    });
+    expect(grown).toBe(2);
+  });
+
+  it("leaves ΔW of other sites as it is, and scales that of a grown one by (n + 1e-5)/(n + q + 1e-5) but for the 1e-5 terms", async () => {
+    const model = await make();
+    let [before, n] = [await updates(model), await ranks(model)];
+    await watched(model, {
+      async afterBackward() {
+        [before, n] = [await updates(model), await ranks(model)];
+      },
+      async beforeStep({ step }) {
+        if (step !== 3) return;
+        const [after, now] = [await updates(model), await ranks(model)];
+        expect(now).not.toEqual(n);
+        after.forEach((own, i) => {
+          const factor = now[i] === n[i] ? 1 : (n[i]! + 1e-5) / (now[i]! + 1e-5);
+          expect(before[i]!.some((value) => Math.abs(value) > 1e-3)).toBe(true);
+          close(
+            own,
+            before[i]!.map((value) => factor * value),
+            now[i] === n[i] ? 10 : 6,
+          );
+        });
+      },
+    });
+  });
+
+  it.each([true, false])("holds the reserve's e; its a and b train ahead only if they may (%s)", async (advanceLearn) => {
+    const model = await make({ ...growing, advanceLearn });
+    const reserve = async (): Promise<number[]> => (await numbers(entriesOf(model)[0]![1].A)).slice(8);
+    let first: number[] = [];
+    await watched(model, {
+      beforeStep: async ({ step }) => void (step === 0 && (first = await reserve())),
+      async afterStep({ step }) {
+        if (step > 1) return;
+        for (const [, { E }] of entriesOf(model)) expect((await numbers(E))[1]).toBeCloseTo(advanceLearn ? 1e-5 : 0, 10);
+        expect(first.length).toBe(8);
+        expect(String(await reserve()) !== String(first)).toBe(advanceLearn);
+      },
+    });
+  });
+
+  it("gives components a learning rate that falls from their own birth on: half of it in the second of two steps, all without multiLr", async () => {
+    const moves = async (options: object): Promise<number[]> => {
+      const model = await make({ targetRank: 1, regOrthCoef: 1, ...options });
+      const at: number[][] = [];
+      await watched(model, { afterStep: async () => void at.push(await numbers(entriesOf(model)[0]![1].A)) }, { steps: 2 });
+      return at[1]!.map((value, i) => value - at[0]![i]!);
+    };
+    const [own, run] = [await moves({}), await moves({ multiLr: false })];
+    close(
+      own,
+      run.map((move) => move / 2),
+      6,
+    );
+    expect(Math.max(...run.map(Math.abs))).toBeGreaterThan(1e-3);
+  });
+
+  it("warms new components up from their birth", async () => {
+    const first = async (warmupSteps: number): Promise<number[]> => {
+      const model = await make({ targetRank: 1, warmupSteps, regOrthCoef: 1 });
+      const before = await numbers(entriesOf(model)[0]![1].A);
+      await train(model, { ...settings, steps: 1 });
+      return (await numbers(entriesOf(model)[0]![1].A)).map((value, i) => value - before[i]!);
+    };
+    close(
+      await first(3),
+      (await first(0)).map((move) => move / 4),
+      6,
+    );
+  });
+
+  it("ends once the target is reached or passed, where it grows by more than one component", async () => {
+    const model = await make({ targetRank: 2, increRankNum: 3, topH: 1, increInterval: 2 });
+    await train(model, settings);
+    expect((await ranks(model)).reduce((a, b) => a + b)).toBe(10);
+    for (const [, { E, used }] of entriesOf(model)) expect(E.size).toBe(Number((await used.data())[0]));
+  });
+
+  it.each([
+    [{ r: 3, targetRank: 2 }, "targetRank 2 is below r 3, from which ranks only grow"],
+    [{ ...growing, increInterval: 30 }, "growing to a mean rank of 2 takes until step 62, the run has 12"],
+  ])("ends in a sentence: %o", async (options, sentence) => {
+    await expect(make(options).then((model) => train(model, settings))).rejects.toThrow(sentence);
+  });
+});
+
+describe("a trained IncreLoRA", () => {
+  it("keeps Σ n(in + out + 1) numbers, answers the same when loaded, and is a LoRA of its ranks without loss", async () => {
+    const model = await make();
+    await train(model, settings);
+    const { loaded, shapes } = await throughDisk(model, tinyModel(), [increlora]);
+    expect(await logits(loaded)).toEqual(await logits(model));
+    const stored = [...shapes].filter(([name]) => /lora_[ABE]/.test(name)).reduce((total, [, shape]) => total + shape.reduce((a, b) => a * b, 1), 0);
+    const n = await ranks(model);
+    expect(stored).toBe(entriesOf(model).reduce((total, [, { A, B }], i) => total + n[i]! * (A.shape[1]! + B.shape[0]! + 1), 0));
+    const { model: plain, error } = await toLora(model, { rank: Math.max(...n) });
+    expect(error.total).toBeLessThan(1e-5);
+    close(await logits(plain), await logits(model), 4);
+  });
+
+  it("is saved without its reserve in the middle of a run, and then differs by the 1e-5 terms alone", async () => {
+    const model = await make();
+    let t: Training | undefined;
+    const stop = new AbortController();
+    await train(model, {
+      ...settings,
+      signal: stop.signal,
+      regimes: [{ afterStep: (now) => void (t = now) }],
+      onEvent: (event) => void (event.event === "step" && event.step === 2 && stop.abort()),
+    });
+    expect(t!.step).toBeLessThan(3);
+    const { loaded, shapes } = await throughDisk(model, tinyModel(), [increlora]);
+    for (const [name, shape] of shapes) if (name.endsWith("lora_A")) expect(shape[0]).toBe(1);
+    close(await logits(loaded), await logits(model), 4);
+  });
+});

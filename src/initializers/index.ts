@@ -1,0 +1,3 @@
+export { eva, spreadRanks } from "./eva.ts";
+export { initializer, type Initializer, type Start, type StartContext } from "./initializer.ts";
+export { loraSb } from "./lora-sb.ts";
