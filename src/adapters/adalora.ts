@@ -11,7 +11,7 @@ import { cubic, orthogonalityGap } from "./sensitivity.ts";
 
 const options = z.object({
   initR: z.int().positive().default(12).describe("rank of every site at the start; defaults to 12"),
-  targetR: z.int().nonnegative().default(8).describe("mean rank at the end; defaults to 8"),
+  targetR: z.int().nonnegative().optional().describe("mean rank at the end; defaults to two thirds of initR"),
   alpha: loraOptions.shape.alpha,
   dropout: loraOptions.shape.dropout,
   tinit: z.int().nonnegative().default(0).describe("steps before pruning begins; defaults to 0, which prunes on noise: use more"),
@@ -25,13 +25,16 @@ const options = z.object({
 type Options = z.output<typeof options>;
 type Params = { A: Tensor; B: Tensor; E: Tensor };
 
+const targetOf = (o: Options): number => o.targetR ?? Math.round((o.initR * 2) / 3);
+
 /** α / (initR + 1e-5), whatever rank is left; initR over it where α is not positive. */
 const scaleOf = (o: Options): number => (o.alpha > 0 ? o.alpha : o.initR) / (o.initR + 1e-5);
 const updateOf = ({ A, B, E }: Params, o: Options): ReturnType<typeof coredLowRank> => coredLowRank(B, reshape(E, [E.size]), A, scaleOf(o));
 
 /** The budget Σr after step t (from 1), and whether triplets are masked then. */
-export function budgetAt(t: number, total: number, sites: number, { tinit, tfinal, deltaT, initR, targetR }: Options): { budget: number; masks: boolean } {
-  const [start, end] = [initR * sites, targetR * sites];
+export function budgetAt(t: number, total: number, sites: number, o: Options): { budget: number; masks: boolean } {
+  const { tinit, tfinal, deltaT, initR } = o;
+  const [start, end] = [initR * sites, targetOf(o) * sites];
   if (t <= tinit) return { budget: start, masks: false };
   if (t > total - tfinal) return { budget: end, masks: true };
   return { budget: Math.trunc(cubic(t, tinit, total - tfinal, start, end)), masks: t % deltaT === 0 };
@@ -125,7 +128,7 @@ function regime(o: Options): Regime<Params> {
           }
       const { budget, masks } = budgetAt(now, total, t.views.length, o);
       if (now > total - o.tfinal) for (const view of t.views) hold(view, state[view.site.path]!["kept"] as Tensor);
-      else if (masks || now === total - o.tfinal) allocate(t, state, now === total - o.tfinal ? o.targetR * t.views.length : budget);
+      else if (masks || now === total - o.tfinal) allocate(t, state, now === total - o.tfinal ? targetOf(o) * t.views.length : budget);
     },
   };
 }
@@ -158,10 +161,10 @@ export const adalora = adapter({
   paper: "arXiv:2303.10512",
   kinds: ["linear", "conv2d"],
   options,
-  size: "targetR",
+  size: "initR",
   init(site: Site, o, { rng, dtype }): Params {
-    if (o.targetR > o.initR)
-      throw new StrutError("option", `adalora: targetR ${o.targetR} is above initR ${o.initR}, from which ranks only fall`, { path: "targetR" });
+    if (targetOf(o) > o.initR)
+      throw new StrutError("option", `adalora: targetR ${targetOf(o)} is above initR ${o.initR}, from which ranks only fall`, { path: "targetR" });
     if (o.initR > Math.min(site.out, site.in))
       throw new StrutError("option", `rank ${o.initR} is above what ${site.path} can have: its matrix is ${site.out}×${site.in}`, { path: "initR" });
     const draw = (name: string, shape: readonly number[]): Tensor => rng.fork(name).normal(shape, 0.02, dtype);
@@ -179,6 +182,6 @@ export const adalora = adapter({
     type: "ADALORA",
     options: { ...loraPeftOptions, deltaT: "deltaT" },
     tensors: { linear: names, conv2d: names },
-    config: (set, held) => ({ rank_pattern: rankPattern(set, held) }),
+    config: (set, held) => ({ rank_pattern: rankPattern(set, held), target_r: targetOf(set.options as Options) }),
   },
 });

@@ -92,7 +92,8 @@ const targetingKeys = [
 /** The model with the recipe's adapter, or with all of its weights trainable. */
 async function withTrainable(base: Model, recipe: Recipe): Promise<Model> {
   const targeting = Object.fromEntries(targetingKeys.flatMap((key) => (recipe[key] === undefined ? [] : [[key, recipe[key]]])));
-  if (recipe.method === "full") {
+  // on some modules it is an adapter like others
+  if (recipe.method === "full" && recipe.targets === undefined) {
     const [stray] = [...Object.keys(targeting), ...(Object.keys(recipe.options).length > 0 ? ["options"] : [])];
     if (stray)
       throw new StrutError("recipe", `the method full trains every weight, so ${stray} has no meaning`, {

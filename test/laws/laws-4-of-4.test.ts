@@ -1,0 +1,3 @@
+import { lawsOfPart } from "./catalog.ts";
+
+await lawsOfPart(3, 4);
