@@ -55,7 +55,8 @@ export default {
       for (const seed of seeds) {
         const points: Batch[] = [];
         for (let k = 0; k < BATCHES; k++) points.push(await noisy(await mlp.batch(seed, k), seed, k));
-        const fresh = await Promise.all(Array.from({ length: 16 }, (_, k) => mlp.batch(99, k)));
+        const fresh: Batch[] = [];
+        for (let k = 0; k < 16; k++) fresh.push(await mlp.batch(99, k));
         const few = { ...mlp, batch: (_seed: number, k: number) => points[k % BATCHES]! };
         const { model, parameters } = await run(few, method, options, seed, { steps: 200, learningRate: 3e-3 });
         const [trained, unseen] = [await lossOf(model, points), await lossOf(model, fresh)];
