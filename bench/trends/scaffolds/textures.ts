@@ -1,7 +1,7 @@
-import { forward, randomModel, unfreeze } from "strut/models";
-import { add, noGrad, Rng, scope, tensor, type Tensor } from "strut/tensor";
+import { randomModel, unfreeze } from "strut/models";
+import { add, Rng, tensor, type Tensor } from "strut/tensor";
 import { classification, train } from "strut/training";
-import type { Scaffold } from "./model.ts";
+import { accuracy, frozen, type Scaffold } from "./model.ts";
 
 const [CLASSES, SIDE, ROWS, SHOTS] = [8, 8, 32, 512];
 /** The gratings as the base learns them, and as the task has them: turned and in other colours. */
@@ -34,25 +34,17 @@ async function build(): Promise<Scaffold> {
   const blank = randomModel({ model_type: "resnet-cifar", blocks_per_stage: [1, 1], widths: [16, 32], num_labels: CLASSES }, (name, shape) =>
     rng.fork(name).normal(shape, Math.sqrt(2 / shape.slice(1).reduce((product, n) => product * n, 1))),
   );
-  const { model: base } = await train(unfreeze(blank), {
+  const { model } = await train(unfreeze(blank), {
     task: classification,
     batches: (k) => ({ ids: [], inputs: images(rng.fork(`pretrain/${k}`), ROWS, learnt) }),
     steps: 150,
     learningRate: 2e-3,
   });
   const test = images(rng.fork("test"), 1000, shifted);
-  const labels = [...((await test.labels.data()) as Int32Array)];
   return {
-    base,
+    base: frozen(model),
     task: classification,
     batch: (seed, k) => ({ ids: [], inputs: images(rng.fork(`${seed}/${k % (SHOTS / ROWS)}`), ROWS, shifted) }),
-    async measure(model) {
-      const logits = (await noGrad(() => scope(() => forward(model, test.x))).data()) as Float32Array;
-      const right = labels.filter((label, row) => {
-        const own = logits.subarray(row * CLASSES, (row + 1) * CLASSES);
-        return own.indexOf(Math.max(...own)) === label;
-      });
-      return right.length / labels.length;
-    },
+    measure: (model) => accuracy(model, test),
   };
 }
