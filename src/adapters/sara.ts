@@ -91,16 +91,17 @@ export const sara = adapter({
   init(site, o, { dtype }): Params {
     const W = copyOf(site.weight.toDense());
     const sizes = floats(W).map(Math.abs);
-    const count = o.share === undefined ? 0 : Math.max(1, Math.round(o.share * sizes.length));
-    const order = o.share === undefined ? [] : [...sizes.keys()].sort((a, b) => sizes[a]! - sizes[b]! || a - b).slice(0, count);
-    const index = o.share === undefined ? [...sizes.keys()].filter((i) => sizes[i]! < o.threshold) : order.toSorted((a, b) => a - b);
+    const order = [...sizes.keys()].sort((a, b) => sizes[a]! - sizes[b]! || a - b);
+    const count = o.share === undefined ? order.filter((i) => sizes[i]! < o.threshold).length : Math.max(1, Math.round(o.share * sizes.length));
+    const index = order.slice(0, count).sort((a, b) => a - b);
     if (index.length === 0)
       throw new StrutError("option", `sara: no weight of ${site.path} is below the threshold ${o.threshold}, so nothing would train`, {
         path: "threshold",
         hint: "Raise the threshold, or give a share.",
       });
     const at = tensor(index, [index.length], "i32");
-    const edge = o.share === undefined ? o.threshold : sizes[order.at(-1)!]!;
+    // by share the threshold is the smallest weight that does not train
+    const edge = o.share === undefined ? o.threshold : (sizes[order[count]!] ?? Infinity);
     return { values: copyOf(take(W, at)), index: at, open: ones([index.length], dtype), edge: tensor([edge], [1], dtype) };
   },
   weight: (p: Params, site) => dense(weightOf(p, site)),
