@@ -6,6 +6,7 @@ export default {
   title: "DSEE beside LoRA on the linear teacher: free entries by support, and pruning by score",
   sheet:
     "not measured; expected: free entries at equal parameters within noise of LoRA, a small gain at r 1 or 2; after pruning W/WABS ≥ ABS > random at 50 % (dsee.md)",
+  note: "Here free entries are no match for another rank: LoRA is ahead at r 2 and at r 4 beyond the spread, against the sheet's expectation, and a random support is no worse than a chosen one. After pruning W and WABS are far ahead of ABS, which is no better than random even at 20 %: where the update is small says nothing of the base.",
   better: "lower",
   async rows() {
     const task = await linearTeacher({ target: "full", inputs: "anisotropic" });
@@ -32,5 +33,12 @@ export default {
       await pruned(0.5, "random"),
     ];
   },
-  orders: [],
+  orders: [
+    ["LoRA r 2", "r 1 + 112 random"],
+    ["LoRA r 4", "r 3 + 112 random"],
+    ["20 % pruned by W", "20 % pruned by random"],
+    ["50 % pruned by W", "50 % pruned by ABS"],
+    ["50 % pruned by WABS", "50 % pruned by ABS"],
+    ["50 % pruned by WABS", "50 % pruned by random"],
+  ],
 } satisfies Recipe;
