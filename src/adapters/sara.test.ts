@@ -1,4 +1,5 @@
 import { beforeAll, describe, expect, it } from "vitest";
+import { inFolder } from "../../test/laws/scaffolds.ts";
 import { linearSite, numbers, reloaded } from "../../test/support/site.ts";
 import { tinyBatches, tinyModel } from "../../test/support/tiny-model.ts";
 import { leaf } from "../../test/support/gradients.ts";
@@ -52,6 +53,14 @@ describe("SaRA's places", () => {
       expect(await numbers(index)).toEqual(order.slice(0, count).sort((a, b) => a - b));
       expect(await numbers(edge)).toEqual([sizes.toSorted((a, b) => a - b)[count]]);
     }
+  });
+
+  it("are all of a matrix at share 1, which nothing outgrows: a run with a switch can be saved on its way", async () => {
+    await inFolder(async (dir) => {
+      const { model } = await train(await make({ share: 1, progressiveIter: 1 }), { ...settings, checkpoint: { dir, every: 2 } });
+      for (const [, { open }] of entriesOf(model)) expect(await numbers(open)).toEqual(Array.from({ length: open.size }, () => 1));
+      expect(await logits((await reloaded(tinyModel(), model, sara)).model)).toEqual(await logits(model));
+    });
   });
 
   it("cannot be none: a threshold below every weight is refused, and so are options that say nothing", async () => {

@@ -17,8 +17,8 @@ const options = z.object({
   leastCount: z.int().nonnegative().default(100).describe("and have more trained weights than this; defaults to 100"),
 });
 type Options = z.output<typeof options>;
-/** Trained weights and where they lie, flat; `open` is 0 for those that were frozen on the way, `edge` the site's threshold. */
-type Params = { values: Tensor; index: Tensor; open: Tensor; edge: Tensor; base?: Tensor };
+/** Trained weights and where they lie, flat; `open` is 0 for those that were frozen on the way, `edge` the site's threshold, absent where all train by share. */
+type Params = { values: Tensor; index: Tensor; open: Tensor; edge?: Tensor; base?: Tensor };
 
 const floats = (x: Tensor): Float32Array => hostNumbers(x) as Float32Array;
 
@@ -59,7 +59,7 @@ function regime(o: Options): Regime<Params> {
     async beforeStep(t) {
       if (t.step === o.progressiveIter && o.progressiveIter >= 0)
         for (const { params } of t.views) {
-          const [values, open, edge] = [floats(params.values), hostView(params.open) as Float32Array, floats(params.edge)[0]!];
+          const [values, open, edge] = [floats(params.values), hostView(params.open) as Float32Array, params.edge ? floats(params.edge)[0]! : Infinity];
           values.forEach((value, i) => (open[i] = open[i] === 1 && Math.abs(value) < edge ? 1 : 0));
         }
       if (o.lambdaRank > 0) await pull(t, o);
@@ -101,8 +101,8 @@ export const sara = adapter({
       });
     const at = tensor(index, [index.length], "i32");
     // by share the threshold is the smallest weight that does not train
-    const edge = o.share === undefined ? o.threshold : (sizes[order[count]!] ?? Infinity);
-    return { values: copyOf(take(W, at)), index: at, open: ones([index.length], dtype), edge: tensor([edge], [1], dtype) };
+    const edge = o.share === undefined ? o.threshold : sizes[order[count]!];
+    return { values: copyOf(take(W, at)), index: at, open: ones([index.length], dtype), ...(edge === undefined ? {} : { edge: tensor([edge], [1], dtype) }) };
   },
   weight: (p: Params, site) => dense(weightOf(p, site)),
   regime,
