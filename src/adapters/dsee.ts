@@ -50,7 +50,7 @@ const options = z.object({
     .enum(scoresBy)
     .default("WABS")
     .describe("what an entry must be large in to stay: W, A and B, S, by their letters; N for the reciprocal; defaults to WABS"),
-  pruneAt: z.number().min(0).max(1).default(0.5).describe("share of the steps before the second stage; defaults to 0.5"),
+  pruneAt: z.number().min(0).lt(1).default(0.5).describe("share of the steps before the second stage; defaults to 0.5"),
 });
 type Options = z.output<typeof options>;
 /** mask: 0 where the base is pruned, if it is. */

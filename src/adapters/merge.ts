@@ -1,6 +1,6 @@
 import { StrutError } from "../errors.ts";
 import { acting, currentNorm, currentSite, makeLayer, makeModel, type Layer, type Model } from "../models/model.ts";
-import type { Attachment } from "../nn/contracts.ts";
+import type { Attachment, Params } from "../nn/contracts.ts";
 import { add, copyOf, isReal, noGrad, Parameter, reshape, scope, sub, transpose, type Tensor } from "../tensor/index.ts";
 
 /** A copy in memory of its own, laid out as the file has it. */
@@ -77,6 +77,9 @@ export function merge(model: Model): Model {
   });
 }
 
+/** One and the same, or none: where copies alone train. */
+const sameParams = (a: Params | undefined, b: Params | undefined): boolean => a === b || [a, b].every((p) => Object.keys(p ?? {}).length === 0);
+
 /** Whether head and embedding were changed by the very same parameters, so that their merged weights are still one. */
 function sameTie(model: Model, head: Layer, embedding: Layer): boolean {
   const parts = (layer: Layer): string =>
@@ -87,7 +90,7 @@ function sameTie(model: Model, head: Layer, embedding: Layer): boolean {
     parts(head) === parts(embedding) &&
     [...model.adapters.values()].every(
       ({ entries, copies }) =>
-        entries.get(head.spec.path) === entries.get(embedding.spec.path) &&
+        sameParams(entries.get(head.spec.path), entries.get(embedding.spec.path)) &&
         ["weight", "token_rows"].every((kind) => copies.get(`${head.spec.path}.${kind}`) === copies.get(`${embedding.spec.path}.${kind}`)),
     )
   );

@@ -1,5 +1,6 @@
 import { z } from "zod";
-import type { Live, Regime, Site } from "../nn/contracts.ts";
+import { StrutError } from "../errors.ts";
+import type { Regime, Site } from "../nn/contracts.ts";
 import { dense } from "../operators/index.ts";
 import {
   abs,
@@ -49,10 +50,9 @@ const maskOf = (scores: Tensor, v: number): Tensor =>
   );
 
 /** M ⊙ (W + β·U·V). */
-function sparse(p: Params, { weight }: Site, o: Options, live: Live): Tensor {
+function sparse(p: Params, { weight }: Site, o: Options): Tensor {
   const W = add(weight.toDense(), scale(matmul(p.U, p.V), o.weightBeta));
-  const trained = live.values["pst/trained"] === 1;
-  if (p.mask && !live.training && !trained) return mul(W, reshape(tensor(Array.from(hostNumbers(p.mask), Number), p.mask.shape, W.dtype as "f32"), W.shape));
+  if (p.mask) return mul(W, reshape(tensor(Array.from(hostNumbers(p.mask), Number), p.mask.shape, W.dtype as "f32"), W.shape));
   const v = Number((hostView(p.v) as Float32Array)[0]);
   const [out, inner] = W.shape as [number, number];
   const lines = add(reshape(p.R, [out, 1]), reshape(p.C, [1, inner]));
@@ -60,9 +60,25 @@ function sparse(p: Params, { weight }: Site, o: Options, live: Live): Tensor {
   return mul(W, maskOf(scores, v));
 }
 
-const setSparsity = (views: readonly { params: Params }[], v: number): void => {
-  for (const { params } of views) (hostView(params.v) as Float32Array)[0] = v;
-};
+/** From here on the scores decide, not the mask that was loaded. */
+function setSparsity(views: readonly { params: Params }[], v: number): void {
+  for (const { params } of views) {
+    delete params.mask;
+    (hostView(params.v) as Float32Array)[0] = v;
+  }
+}
+
+function regime(o: Options): Regime<Params> {
+  if (o.initialWarmup + o.finalWarmup > 1)
+    throw new StrutError("option", `pst: initialWarmup ${o.initialWarmup} and finalWarmup ${o.finalWarmup} are more than the whole run together`, {
+      path: "finalWarmup",
+      hint: "Choose shares of the steps whose sum is at most 1.",
+    });
+  return {
+    beforeForward: ({ step, steps, views }) => setSparsity(views, sparsityAt(step, steps, o)),
+    afterStep: ({ step, steps, views }) => setSparsity(views, sparsityAt(step + 1, steps, o)),
+  };
+}
 
 /**
  * PST: M ⊙ (W + β·U·V), where M keeps the largest scores |W + β·U·V| + α₁·A·B + α₂·(R1ᵀ + 1Cᵀ); sparsity grows by a cube over the run.
@@ -90,28 +106,12 @@ export const pst = adapter({
       v: zeros([1], dtype),
     };
   },
-  weight: (p: Params, site, o, live) => dense(sparse(p, site, o, live)),
-  regime: (o): Regime<Params> => ({
-    beforeForward({ step, steps, views, live }) {
-      live.values["pst/trained"] = 1;
-      setSparsity(views, sparsityAt(step, steps, o));
-    },
-    afterStep: ({ step, steps, views }) => setSparsity(views, sparsityAt(step + 1, steps, o)),
-  }),
+  weight: (p: Params, site, o) => dense(sparse(p, site, o)),
+  regime,
   finish(p, site, o) {
-    const live = { training: false, step: 0, rng: undefined as never, values: { "pst/trained": 1 } };
     if (p.mask) return { params: p };
-    const kept = hostNumbers(noGrad(() => sparse(p, site, o, live))) as Float32Array;
-    return {
-      params: {
-        ...p,
-        mask: tensor(
-          Array.from(kept, (x) => Number(x !== 0)),
-          [kept.length],
-          "u8",
-        ),
-      },
-    };
+    const kept = Array.from(hostNumbers(noGrad(() => sparse(p, site, o))) as Float32Array, (x) => Number(x !== 0));
+    return { params: { ...p, mask: tensor(kept, [kept.length], "u8") } };
   },
   layout: {
     tensors: {

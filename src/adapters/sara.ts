@@ -17,8 +17,8 @@ const options = z.object({
   leastCount: z.int().nonnegative().default(100).describe("and have more trained weights than this; defaults to 100"),
 });
 type Options = z.output<typeof options>;
-/** Trained weights and where they lie, flat; `open` is 0 for those that were frozen on the way, `edge` the site's threshold. */
-type Params = { values: Tensor; index: Tensor; open: Tensor; edge: Tensor; base?: Tensor };
+/** Trained weights and where they lie, flat; `open` is 0 for those that were frozen on the way, `edge` the site's threshold, absent where all train by share. */
+type Params = { values: Tensor; index: Tensor; open: Tensor; edge?: Tensor; base?: Tensor };
 
 const floats = (x: Tensor): Float32Array => hostNumbers(x) as Float32Array;
 
@@ -59,7 +59,7 @@ function regime(o: Options): Regime<Params> {
     async beforeStep(t) {
       if (t.step === o.progressiveIter && o.progressiveIter >= 0)
         for (const { params } of t.views) {
-          const [values, open, edge] = [floats(params.values), hostView(params.open) as Float32Array, floats(params.edge)[0]!];
+          const [values, open, edge] = [floats(params.values), hostView(params.open) as Float32Array, params.edge ? floats(params.edge)[0]! : Infinity];
           values.forEach((value, i) => (open[i] = open[i] === 1 && Math.abs(value) < edge ? 1 : 0));
         }
       if (o.lambdaRank > 0) await pull(t, o);
@@ -91,17 +91,18 @@ export const sara = adapter({
   init(site, o, { dtype }): Params {
     const W = copyOf(site.weight.toDense());
     const sizes = floats(W).map(Math.abs);
-    const count = o.share === undefined ? 0 : Math.max(1, Math.round(o.share * sizes.length));
-    const order = o.share === undefined ? [] : [...sizes.keys()].sort((a, b) => sizes[a]! - sizes[b]! || a - b).slice(0, count);
-    const index = o.share === undefined ? [...sizes.keys()].filter((i) => sizes[i]! < o.threshold) : order.toSorted((a, b) => a - b);
+    const order = [...sizes.keys()].sort((a, b) => sizes[a]! - sizes[b]! || a - b);
+    const count = o.share === undefined ? order.filter((i) => sizes[i]! < o.threshold).length : Math.max(1, Math.round(o.share * sizes.length));
+    const index = order.slice(0, count).sort((a, b) => a - b);
     if (index.length === 0)
       throw new StrutError("option", `sara: no weight of ${site.path} is below the threshold ${o.threshold}, so nothing would train`, {
         path: "threshold",
         hint: "Raise the threshold, or give a share.",
       });
     const at = tensor(index, [index.length], "i32");
-    const edge = o.share === undefined ? o.threshold : sizes[order.at(-1)!]!;
-    return { values: copyOf(take(W, at)), index: at, open: ones([index.length], dtype), edge: tensor([edge], [1], dtype) };
+    // by share the threshold is the smallest weight that does not train
+    const edge = o.share === undefined ? o.threshold : sizes[order[count]!];
+    return { values: copyOf(take(W, at)), index: at, open: ones([index.length], dtype), ...(edge === undefined ? {} : { edge: tensor([edge], [1], dtype) }) };
   },
   weight: (p: Params, site) => dense(weightOf(p, site)),
   regime,

@@ -1,0 +1,44 @@
+import { dsee, lora } from "strut/adapters";
+import { row, type Recipe } from "./recipe.ts";
+import { linearTeacher } from "./scaffolds/linear-teacher.ts";
+
+export default {
+  title: "DSEE beside LoRA on the linear teacher: free entries by support, and pruning by score",
+  sheet:
+    "not measured; expected: free entries at equal parameters within noise of LoRA, a small gain at r 1 or 2; after pruning W/WABS ≥ ABS > random at 50 % (dsee.md)",
+  note: "Here free entries are no match for another rank: LoRA is ahead at r 2 and at r 4 beyond the spread, against the sheet's expectation, and a random support is no worse than a chosen one. After pruning W and WABS are far ahead of ABS, which is no better than random even at 20 %: where the update is small says nothing of the base.",
+  better: "lower",
+  async rows() {
+    const task = await linearTeacher({ target: "full", inputs: "anisotropic" });
+    const course = { steps: 600, learningRate: [3e-3, 1e-2] };
+    const of = (label: string, options: Readonly<Record<string, unknown>> & { r: number }) => row(label, task, dsee, { alpha: options.r, ...options }, course);
+    const pruned = (pruningRatio: number, pruneMode: string) =>
+      of(`${pruningRatio * 100} % pruned by ${pruneMode}`, { r: 2, numSparse: 16, sparseMethod: "omp", pruningRatio, pruneMode });
+    return [
+      await row("LoRA r 2", task, lora, { r: 2, alpha: 2 }, course),
+      await of("r 1 + 112 grebsmo", { r: 1, numSparse: 112 }),
+      await of("r 1 + 112 omp", { r: 1, numSparse: 112, sparseMethod: "omp" }),
+      await of("r 1 + 112 random", { r: 1, numSparse: 112, sparseMethod: "rp" }),
+      await row("LoRA r 4", task, lora, { r: 4, alpha: 4 }, course),
+      await of("r 3 + 112 grebsmo", { r: 3, numSparse: 112 }),
+      await of("r 3 + 112 omp", { r: 3, numSparse: 112, sparseMethod: "omp" }),
+      await of("r 3 + 112 random", { r: 3, numSparse: 112, sparseMethod: "rp" }),
+      await pruned(0.2, "W"),
+      await pruned(0.2, "WABS"),
+      await pruned(0.2, "ABS"),
+      await pruned(0.2, "random"),
+      await pruned(0.5, "W"),
+      await pruned(0.5, "WABS"),
+      await pruned(0.5, "ABS"),
+      await pruned(0.5, "random"),
+    ];
+  },
+  orders: [
+    ["LoRA r 2", "r 1 + 112 random"],
+    ["LoRA r 4", "r 3 + 112 random"],
+    ["20 % pruned by W", "20 % pruned by random"],
+    ["50 % pruned by W", "50 % pruned by ABS"],
+    ["50 % pruned by WABS", "50 % pruned by ABS"],
+    ["50 % pruned by WABS", "50 % pruned by random"],
+  ],
+} satisfies Recipe;
