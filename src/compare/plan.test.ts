@@ -64,6 +64,12 @@ describe("a method's size for a budget", () => {
   it("does not exist where even the smallest is too large, and the row says so", async () => {
     expect(await plan("lora", 100)).toMatchObject({ refused: "even r = 1 stores 1,120 parameters, more than the budget of 100" });
   });
+
+  it("must be given where it says only how far a method grows", async () => {
+    expect(await plan("increlora", 1e4)).toMatchObject({
+      refused: "targetRank decides only during training what is stored; give it, as in increlora:targetRank=3",
+    });
+  });
 });
 
 describe("a list of methods", () => {

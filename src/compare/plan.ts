@@ -78,6 +78,8 @@ export async function planMethod(model: Model, choice: Choice, { targets }: Pick
     const { size: value, stored, fits } = solved;
     if (!fits)
       return { ...about, refused: `even ${size.name} = ${value} stores ${grouped(stored)} ${budget.of}, more than the budget of ${grouped(budget.limit)}` };
+    if (value > 1 && stored === (await measure({ ...options, [size.name]: 1 })))
+      return { ...about, refused: `${size.name} decides only during training what is stored; give it, as in ${method.id}:${size.name}=3` };
     return { ...about, options: { ...options, [size.name]: value }, size: { name: size.name, value }, stored };
   } catch (error) {
     return { ...about, refused: (error as Error).message };
