@@ -112,7 +112,17 @@ async function banking(): Promise<RealTask> {
   const { model: base } = await train(probe, { task: intents, batches: batch, steps: 60, learningRate: 1e-2, weightDecay: 0 });
   for (const leaf of ["weight", "bias"] as const) base.layers.get("classifier")![leaf]!.trainable = false;
   const targets = encoder.sites.filter(({ kind }) => kind === "linear").map(({ path }) => path);
-  return { title: "USE-lite on 20 intents of Banking77", base, task: intents, head: "classifier", targets, steps: 15, learningRate: 2e-3, batch: (k) => batch(60 + k), test };
+  return {
+    title: "USE-lite on 20 intents of Banking77",
+    base,
+    task: intents,
+    head: "classifier",
+    targets,
+    steps: 15,
+    learningRate: 2e-3,
+    batch: (k) => batch(60 + k),
+    test,
+  };
 }
 
 /** The same pictures as photographic negatives. */
@@ -203,7 +213,16 @@ async function write(): Promise<void> {
   const tables = Object.entries(kept).map(([title, rows]) => tableOf(title, rows));
   await writeFile(
     `${results}.md`,
-    ["# Every adapter on real models and data", "", `\`npm run real-tasks\`. ${machine}; other work ran beside it.`, "", note, "", ...about.flatMap((line) => [line, ""]), ...tables].join("\n"),
+    [
+      "# Every adapter on real models and data",
+      "",
+      `\`npm run real-tasks\`. ${machine}; other work ran beside it.`,
+      "",
+      note,
+      "",
+      ...about.flatMap((line) => [line, ""]),
+      ...tables,
+    ].join("\n"),
   );
 }
 
