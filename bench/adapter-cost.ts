@@ -26,8 +26,12 @@ const { config, rows, tokens } = gpt2Case("gpt2", 256, 4, 1000, 4, 64);
 const rng = new Rng(8);
 const batch: Batch = { ids: Array.from({ length: rows }, () => Array.from({ length: tokens + 1 }, () => rng.integer(config.vocab_size))) };
 
-/** The option that stands for a rank, at 8. */
-const atRank8 = ({ options, size = "r" }: Adapter): Record<string, number> => ("r" in options.shape ? { r: 8 } : size in options.shape ? { [size]: 8 } : {});
+/** The option that stands for a rank, at 8; a growing rank is there from the start. */
+const atRank8 = ({ id, options, size = "r" }: Adapter): Record<string, number> => ({
+  ...("r" in options.shape ? { r: 8 } : size in options.shape ? { [size]: 8 } : {}),
+  ...more[id],
+});
+const more: Readonly<Record<string, Readonly<Record<string, number>>>> = { increlora: { targetRank: 8 } };
 
 const adapted = (base: Model, method: Adapter): Promise<Model> => adapt(base, method, atRank8(method), { targets: "all-linear" });
 

@@ -36,7 +36,12 @@ interface Result {
 }
 
 /** Options and rates of methods whose defaults do not fit these small models or short runs. */
-const settings: Readonly<Record<string, { readonly options?: Readonly<Record<string, unknown>>; readonly learningRate?: number }>> = {};
+const settings: Readonly<Record<string, { readonly options?: Readonly<Record<string, unknown>>; readonly learningRate?: number }>> = {
+  bone: { learningRate: 3e-4 },
+  flora: { learningRate: 5e-4 },
+  full: { learningRate: 2e-4 },
+  increlora: { options: { topH: 4, increInterval: 1 } },
+};
 
 /** Rows of a two-column CSV file: text, which may be quoted, and category. */
 function readRows(content: string): { text: string; category: string }[] {
