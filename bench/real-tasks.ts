@@ -41,6 +41,10 @@ const settings: Readonly<Record<string, { readonly options?: Readonly<Record<str
   flora: { learningRate: 5e-4 },
   full: { learningRate: 2e-4 },
   increlora: { options: { topH: 4, increInterval: 1 } },
+  mos: { options: { r: 2 } },
+  olora: { learningRate: 5e-4 },
+  pst: { options: { sparsity: 0.5 } },
+  randlora: { learningRate: 5e-4 },
 };
 
 /** Rows of a two-column CSV file: text, which may be quoted, and category. */
