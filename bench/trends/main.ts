@@ -4,7 +4,7 @@ import { fileURLToPath } from "node:url";
 import { start, stop } from "strut/tensor";
 import { broken, mean, spread, type Recipe, type Row } from "./recipe.ts";
 
-// npm run trends [-- ID ...]: runs the recipes, prints a table of each, asserts its orders and keeps the results in bench/results.
+// npm run trends [-- ID ...]: runs the recipes, prints a table of each, asserts its orders and keeps the results in bench/results and docs/experiments.md.
 const here = fileURLToPath(new URL(".", import.meta.url));
 const results = "bench/results/trends.json";
 const parts = new Set(["main.js", "recipe.js"]);
@@ -62,7 +62,7 @@ for (const id of wanted.length > 0 ? wanted : ids) {
   const sorted = Object.fromEntries(Object.entries(kept).sort(([a], [b]) => (a < b ? -1 : 1)));
   await writeFile(results, `${JSON.stringify(sorted, null, 1)}\n`);
   await writeFile(
-    results.replace(".json", ".md"),
+    "docs/experiments.md",
     `# Experiments on synthetic tasks\n\nThree seeds each; an order counts only beyond the larger standard deviation. \`npm run trends\`.\n\n${Object.values(sorted).map(tableOf).join("\n")}`,
   );
 }

@@ -1,8 +1,8 @@
 import type { z } from "zod";
 import type { Site } from "../nn/contracts.ts";
 import { scaledRows, sumOf, type LinearOperator } from "../operators/index.ts";
-import { add, affine, div, equal, mul, noGrad, reshape, scope, sqrt, square, sub, sum, zeros, type Tensor } from "../tensor/index.ts";
-import { adapter, applyAt, perOutput } from "./adapter.ts";
+import { add, addLinear, affine, div, equal, mul, noGrad, reshape, scope, sqrt, square, sum, transpose, zeros, type Tensor } from "../tensor/index.ts";
+import { adapter, addAt, applyAt, perOutput } from "./adapter.ts";
 import { dropInput, initLora, loraOptions, loraPeftOptions, loraStart, loraTensors, loraUpdate, type LoraParams } from "./lora.ts";
 
 const options = loraOptions;
@@ -16,7 +16,8 @@ const rowNorms = (w: Tensor): Tensor => sqrt(sum(square(w), { axes: [1] }));
 function gain(p: Params, site: Site, o: Options): Tensor {
   const norms = noGrad(() =>
     scope(() => {
-      const norm = rowNorms(add(site.weight.toDense(), loraUpdate(p, site, o).toDense()));
+      const { A, B, scale } = loraUpdate(p, site, o);
+      const norm = rowNorms(addLinear(site.weight.toDense(), B, transpose(A), scale));
       return add(norm, equal(norm, zeros(norm.shape, norm.dtype)));
     }),
   );
@@ -56,9 +57,12 @@ export const dora = adapter({
   forward(x, y, p, site, o, live) {
     const g = gain(p, site, o);
     const input = dropInput(x, o, site, live);
-    const base = input !== x ? applyAt(site, site.weight, input) : site.bias ? sub(y, perOutput(site, site.bias)) : y;
     const update = loraUpdate(p, site, o);
-    return add(add(y, mul(base, perOutput(site, affine(g, 1, -1)))), mul(applyAt(site, update, input), perOutput(site, g)));
+    if (input === x) {
+      const turned = mul(addAt(site, update, y, x), perOutput(site, g));
+      return site.bias ? add(turned, perOutput(site, mul(site.bias, affine(g, -1, 1)))) : turned;
+    }
+    return add(add(y, mul(applyAt(site, site.weight, input), perOutput(site, affine(g, 1, -1)))), mul(applyAt(site, update, input), perOutput(site, g)));
   },
   layout: { type: "LORA", options: loraPeftOptions, fixed: { use_dora: true }, tensors: { linear: doraTensors, conv2d: doraTensors } },
 });
