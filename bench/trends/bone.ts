@@ -4,7 +4,8 @@ import { linearTeacher } from "./scaffolds/linear-teacher.ts";
 
 export default {
   title: "Bone beside LoRA on the linear teacher, early and late",
-  sheet: "at 3e-4 after 20/60 steps: LoRA r4 (448) .945/.790, Bone r8 (384) .821/.695, bat .820/.696; at the end (600 steps): LoRA .537, Bone .671, bat .672 (bone.md)",
+  sheet:
+    "at 3e-4 after 20/60 steps: LoRA r4 (448) .945/.790, Bone r8 (384) .821/.695, bat .820/.696; at the end (600 steps): LoRA .537, Bone .671, bat .672 (bone.md)",
   better: "lower",
   async rows() {
     const teacher = await linearTeacher({ target: "full", inputs: "anisotropic" });
