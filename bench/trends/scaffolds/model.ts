@@ -62,7 +62,7 @@ const inside = ({ sites, architecture: { head } }: Model): string[] =>
   sites.length === 1 ? [head] : sites.filter(({ path, kind }) => path !== head && kind !== "embedding").map(({ path }) => path);
 
 /** The rows of a batch without the token that only the last position predicts. */
-const context = ({ ids = [] }: Batch): Batch => ({ ids: ids.map((row) => Array.from(row).slice(0, -1)) });
+const context = ({ ids }: Batch): Batch => ({ ids: ids.map((row) => Array.from(row).slice(0, -1)) });
 
 /** One run of a method on a scaffold: the figure at the end, and how many parameters trained. */
 export async function run(
