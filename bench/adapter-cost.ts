@@ -124,7 +124,7 @@ async function write(): Promise<void> {
   const text = [
     "# What each adapter costs beside LoRA",
     "",
-    `\`npm run adapter-cost\`. ${cpus()[0]!.model}, ${THREADS} thread, backend ${backend.name} ${backend.variant}, Node ${process.version}; other work ran beside it.`,
+    `\`npm run adapter-cost\`. ${cpus()[0]!.model}, ${THREADS} thread, backend ${backend.name} ${backend.variant}, Node ${process.version}.`,
     "",
     `GPT-2 of random weights, width 256, 4 layers, batches of ${rows} × ${tokens} tokens, rank 8 (or the option that stands for it) on every linear module. Ratios of medians of ${ROUNDS * STEPS} steps taken in turn with LoRA's; memory is the most the pool held during a run beyond what it held before; merged is the forward pass after merging to the base's.`,
     "",
