@@ -2,12 +2,12 @@ import { z } from "zod";
 import { StrutError } from "../errors.ts";
 import type { Regime, Site, State, Training, View } from "../nn/contracts.ts";
 import { coredLowRank } from "../operators/index.ts";
-import { add, hostNumbers, indexSelect, keep, Parameter, reshape, scale, tensor, zeros, type Tensor } from "../tensor/index.ts";
+import { hostNumbers, indexSelect, keep, Parameter, reshape, tensor, zeros, type Tensor } from "../tensor/index.ts";
 import { hostView } from "../tensor/tensor.ts";
 import { adapter, addAt } from "./adapter.ts";
 import type { AttachedAdapter } from "./attach.ts";
 import { dropInput, loraOptions, loraPeftOptions } from "./lora.ts";
-import { cubic, orthogonalityGap } from "./sensitivity.ts";
+import { cubic, orthogonalityLoss } from "./sensitivity.ts";
 
 const options = z.object({
   initR: z.int().positive().default(12).describe("rank of every site at the start; defaults to 12"),
@@ -110,14 +110,7 @@ function regime(o: Options): Regime<Params> {
     beforeForward({ step, steps }) {
       if (step === 0) check(o, steps);
     },
-    ...(o.orthRegWeight > 0
-      ? {
-          loss({ views }: Training<Params>) {
-            const gaps = views.flatMap(({ params }) => [orthogonalityGap(params.A, "rows"), orthogonalityGap(params.B, "columns")]);
-            return scale(gaps.reduce(add), o.orthRegWeight / gaps.length);
-          },
-        }
-      : {}),
+    ...(o.orthRegWeight > 0 ? { loss: ({ views }: Training<Params>) => orthogonalityLoss(views, o.orthRegWeight) } : {}),
     afterStep(t) {
       const [now, total] = [t.step + 1, t.steps];
       if (now < total - o.tfinal)

@@ -2,9 +2,9 @@ import { z } from "zod";
 import { StrutError } from "../errors.ts";
 import type { Live, Site } from "../nn/contracts.ts";
 import { lowRank, scaledRows } from "../operators/index.ts";
-import { abs, add, affine, matmul, mul, noGrad, rsqrt, scope, sqrt, stopGradient, sub, sum, transpose, type Tensor } from "../tensor/index.ts";
+import { abs, add, affine, mul, noGrad, rsqrt, scope, sqrt, stopGradient, sub, type Tensor } from "../tensor/index.ts";
 import { adapter, addAt, applyAt } from "./adapter.ts";
-import { dropInput, initLora, loraOptions } from "./lora.ts";
+import { dropInput, initLora, loraOptions, rowSquares } from "./lora.ts";
 
 const options = z.object({
   r: loraOptions.shape.r,
@@ -24,9 +24,7 @@ type Params = { A: Tensor; B: Tensor };
 export function rowScale({ A, B }: Params, etaSquared: number): Tensor {
   return noGrad(() =>
     scope(() => {
-      const gram = matmul(A, transpose(A));
-      const squares = sum(mul(matmul(B, gram), B), { axes: [1] });
-      return rsqrt(affine(sqrt(abs(squares)), 1, 1 / etaSquared));
+      return rsqrt(affine(sqrt(abs(rowSquares(B, A))), 1, 1 / etaSquared));
     }),
   );
 }

@@ -2,9 +2,10 @@ import { z } from "zod";
 import { StrutError } from "../errors.ts";
 import type { Site } from "../nn/contracts.ts";
 import { dense, lowRank, type LinearOperator } from "../operators/index.ts";
-import { add, concat, dropout, matmul, reshape, sub, sum, tensor, transpose, zeros, type Real, type Tensor } from "../tensor/index.ts";
+import { add, concat, matmul, reshape, sub, sum, tensor, transpose, zeros, type Real, type Tensor } from "../tensor/index.ts";
 import { adapter, type InitContext } from "./adapter.ts";
 import { kaiming } from "./loha.ts";
+import { dropInput } from "./lora.ts";
 
 const options = z.object({
   r: z.int().positive().default(64).describe("extent of a shard; inputs i with the same i mod r share it; defaults to 64"),
@@ -88,7 +89,7 @@ export const bone = adapter({
     }
     const r = p.block.shape[0]!;
     const whole = padded(x, r);
-    const input = live.training && o.missDropout > 0 ? dropout(whole, o.missDropout, live.rng.fork(site.path)) : whole;
+    const input = dropInput(whole, { dropout: o.missDropout }, site, live);
     const folded = sum(reshape(input, [...x.shape.slice(0, -1), input.shape.at(-1)! / r, r]), { axes: [x.shape.length - 1] });
     return add(y, matmul(folded, wide(p, site)));
   },

@@ -1,7 +1,7 @@
 import type { z } from "zod";
 import type { Site } from "../nn/contracts.ts";
 import { scaledRows, sumOf, type LinearOperator } from "../operators/index.ts";
-import { add, addLinear, affine, div, equal, mul, noGrad, reshape, scope, sqrt, square, sum, transpose, zeros, type Tensor } from "../tensor/index.ts";
+import { add, addLinear, affine, div, equal, mul, noGrad, norm, reshape, scope, transpose, zeros, type Tensor } from "../tensor/index.ts";
 import { adapter, addAt, applyAt, perOutput } from "./adapter.ts";
 import { dropInput, initLora, loraOptions, loraPeftOptions, loraStart, loraTensors, loraUpdate, type LoraParams } from "./lora.ts";
 
@@ -9,16 +9,13 @@ const options = loraOptions;
 type Options = z.output<typeof options>;
 type Params = LoraParams & { m: Tensor };
 
-/** Norm of every row. */
-const rowNorms = (w: Tensor): Tensor => sqrt(sum(square(w), { axes: [1] }));
-
 /** m / ‖W + s·B·A‖ by row; the norm is a constant to the gradient (§4.3 of the paper). A row of zeros has no direction: its gain is m. */
 function gain(p: Params, site: Site, o: Options): Tensor {
   const norms = noGrad(() =>
     scope(() => {
       const { A, B, scale } = loraUpdate(p, site, o);
-      const norm = rowNorms(addLinear(site.weight.toDense(), B, transpose(A), scale));
-      return add(norm, equal(norm, zeros(norm.shape, norm.dtype)));
+      const lengths = norm(addLinear(site.weight.toDense(), B, transpose(A), scale), { axes: [1] });
+      return add(lengths, equal(lengths, zeros(lengths.shape, lengths.dtype)));
     }),
   );
   return div(reshape(p.m, [site.out]), norms);
@@ -47,7 +44,7 @@ export const dora = adapter({
   ],
   start: loraStart,
   init(site, o, context) {
-    const m = rowNorms(site.weight.toDense());
+    const m = norm(site.weight.toDense(), { axes: [1] });
     return { ...initLora(site, o, context), m: site.conv ? reshape(m, [1, site.out, 1, 1]) : m };
   },
   update(p: Params, site, o): LinearOperator {

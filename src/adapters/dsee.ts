@@ -1,9 +1,9 @@
 import { z } from "zod";
-
 import { qr } from "../linalg/index.ts";
 import type { Regime, Site, Training } from "../nn/contracts.ts";
 import { dense, flatSparse, lowRank, sumOf, type LinearOperator } from "../operators/index.ts";
 import {
+  abs,
   add,
   cast,
   concat,
@@ -108,7 +108,6 @@ function updateOf({ A, B, values, index }: Params, site: Site, o: Options): Line
 function scores({ A, B, values, index }: Params, site: Site, o: Options, rng: Rng): Float32Array {
   if (o.pruneMode === "random") return hostNumbers(rng.fork(site.path).uniform([site.out, site.in], 1)) as Float32Array;
   const s = scaleOf(o);
-  const zero = zeros([site.out, site.in], A.dtype as Real);
   const [W, AB] = [site.weight.toDense(), matmul(B, A)];
   const S = flatSparse(values, index, [site.out, site.in]).toDense();
   const of: Record<Exclude<Options["pruneMode"], "random">, () => Tensor> = {
@@ -116,11 +115,11 @@ function scores({ A, B, values, index }: Params, site: Site, o: Options, rng: Rn
     AB: () => scale(AB, s),
     WABS: () => add(add(W, AB), scale(S, s)), // the code's precedence: s on S alone
     WAB: () => add(W, scale(AB, s)),
-    W: () => add(W, zero),
+    W: () => W,
     NABS: () => add(AB, S),
     NAB: () => AB,
   };
-  const sizes = (hostNumbers(of[o.pruneMode]()) as Float32Array).map(Math.abs);
+  const sizes = hostNumbers(abs(of[o.pruneMode]())) as Float32Array;
   return o.pruneMode.startsWith("N") ? sizes.map((x) => (x === 0 ? Infinity : 1 / x)) : sizes;
 }
 

@@ -3,8 +3,9 @@ import { StrutError } from "../errors.ts";
 import { modeProduct } from "../linalg/index.ts";
 import type { Site } from "../nn/contracts.ts";
 import { coredLowRank, lowRank, type LinearOperator } from "../operators/index.ts";
-import { dropout, reshape, transpose, zeros, type Tensor } from "../tensor/index.ts";
+import { reshape, transpose, zeros, type Tensor } from "../tensor/index.ts";
 import { adapter, addAt, atEvery } from "./adapter.ts";
+import { dropInput } from "./lora.ts";
 
 const options = z.object({
   r: z
@@ -78,9 +79,6 @@ export const flora = adapter({
     return { G: zeros(r, dtype), ...Object.fromEntries(dims.map((dim, i) => [`P${i}`, factor(dim, i)])) } as Params;
   },
   update: (p: Params, _site, o) => updateOf(p, o),
-  forward(x, y, p, site, o, live) {
-    const input = live.training && o.dropout > 0 ? dropout(x, o.dropout, live.rng.fork(site.path)) : x;
-    return addAt(site, updateOf(p, o), y, input);
-  },
+  forward: (x, y, p, site, o, live) => addAt(site, updateOf(p, o), y, dropInput(x, o, site, live)),
   layout: { tensors: atEvery({ G: "flora_G", P0: "flora_P0", P1: "flora_P1", P2: "flora_P2", P3: "flora_P3" }) },
 });

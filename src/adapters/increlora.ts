@@ -23,7 +23,7 @@ import {
 import { hostView } from "../tensor/tensor.ts";
 import { adapter, addAt } from "./adapter.ts";
 import { dropInput, loraOptions } from "./lora.ts";
-import { orthogonalityGap, smooth, type Smoothed } from "./sensitivity.ts";
+import { orthogonalityLoss, smooth, type Smoothed } from "./sensitivity.ts";
 
 const beta = z.number().min(0).lt(1);
 const options = z.object({
@@ -129,14 +129,7 @@ function regime(o: Options): Regime<Params> {
       for (const { site } of t.views) t.live.values[scoreKey(site)] = 0;
       t.live.values["increlora/growing"] = Number(total(t) < target(t));
     },
-    ...(o.regOrthCoef > 0
-      ? {
-          loss({ views }: Training<Params>) {
-            const gaps = views.flatMap(({ params }) => [orthogonalityGap(params.A, "rows"), orthogonalityGap(params.B, "columns")]);
-            return scale(gaps.reduce(add), o.regOrthCoef / gaps.length);
-          },
-        }
-      : {}),
+    ...(o.regOrthCoef > 0 ? { loss: ({ views }: Training<Params>) => orthogonalityLoss(views, o.regOrthCoef) } : {}),
     beforeStep(t) {
       if (t.live.values["increlora/growing"] === 1) grow(t);
       // the reserve's E does not train, nor without advance learning its A and B

@@ -6,7 +6,6 @@ import {
   add,
   concat,
   copyOf,
-  matmul,
   mul,
   noGrad,
   scope,
@@ -21,7 +20,7 @@ import {
 } from "../tensor/index.ts";
 import { hostView } from "../tensor/tensor.ts";
 import { adapter, addAt, applyAt } from "./adapter.ts";
-import { initLora, loraOptions, loraPeftOptions } from "./lora.ts";
+import { initLora, loraOptions, loraPeftOptions, rowSquares } from "./lora.ts";
 
 const options = loraOptions.omit({ dropout: true, loraBias: true, useRslora: true }).extend({
   mode: z.enum(["ggpo", "mgpo"]).default("ggpo").describe("noise on the weights by row, or a step along Adam's momentum in A and B; defaults to ggpo"),
@@ -39,9 +38,6 @@ type Params = { A: Tensor; B: Tensor; tau?: Tensor };
 const updateOf = ({ A, B }: Params, o: Options): ReturnType<typeof lowRank> => lowRank(B, A, o.alpha / o.r);
 
 const numbers = (x: Tensor): Float32Array => hostView(x) as Float32Array;
-
-/** Squared norm of each row of left·right, through the Gram of right. */
-const rowSquares = (left: Tensor, right: Tensor): Tensor => sum(mul(matmul(left, matmul(right, transpose(right))), left), { axes: [1] });
 
 /** τᵢ² = (σ²/d)·(‖W'ᵢ‖² + β·‖∇̂W'ᵢ‖²), with W' = W + s·BA and ∇̂W' = s·(B·∇A + ∇B·A), all of it by way of small matrices. */
 export function rowNoise(site: Site, p: Params, o: Options, gradients?: { A: Tensor; B: Tensor }): Float64Array {

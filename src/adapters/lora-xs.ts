@@ -1,8 +1,9 @@
 import { z } from "zod";
 import { randomizedSvd, svd } from "../linalg/index.ts";
 import { coredLowRank } from "../operators/index.ts";
-import { copyOf, dropout, mul, reshape, Rng, slice, type Tensor } from "../tensor/index.ts";
+import { copyOf, mul, reshape, Rng, slice, type Tensor } from "../tensor/index.ts";
 import { adapter, addAt, type InitContext } from "./adapter.ts";
+import { dropInput } from "./lora.ts";
 import type { Live, Site } from "../nn/contracts.ts";
 
 export const coreOptions = z.object({
@@ -20,7 +21,7 @@ export type CoreParams = { B: Tensor; A: Tensor; R: Tensor };
 export const coreUpdate = ({ B, A, R }: CoreParams, o: Pick<Options, "alpha" | "r">): ReturnType<typeof coredLowRank> => coredLowRank(B, R, A, o.alpha / o.r);
 
 export const coreForward = (x: Tensor, y: Tensor, p: CoreParams, site: Site, o: Pick<Options, "alpha" | "r" | "dropout">, live: Live): Tensor =>
-  addAt(site, coreUpdate(p, o), y, live.training && o.dropout > 0 ? dropout(x, o.dropout, live.rng.fork(site.path)) : x);
+  addAt(site, coreUpdate(p, o), y, dropInput(x, o, site, live));
 
 /** How B, A and R of a site stand in a file: the authors' names. */
 export const coreTensors = { B: "lora_B.weight", A: "lora_A.weight", R: "_lora_latent_mapping.weight" } as const;

@@ -3,7 +3,7 @@ import type { Start } from "../initializers/initializer.ts";
 import type { Live, Site } from "../nn/contracts.ts";
 import { lowRank } from "../operators/index.ts";
 import { StrutError } from "../errors.ts";
-import { add, conv2d, dropout, type Parameter, reshape, scale, type Tensor, transpose, zeros } from "../tensor/index.ts";
+import { add, conv2d, dropout, matmul, mul, type Parameter, reshape, scale, sum, type Tensor, transpose, zeros } from "../tensor/index.ts";
 import { adapter, addAt, type InitContext } from "./adapter.ts";
 
 export const loraOptions = z.object({
@@ -109,6 +109,9 @@ export function addLora(x: Tensor, y: Tensor, p: LoraParams, site: Site, o: Lora
   const { kernel: _, groups, ...geometry } = conv;
   return add(y, scale(conv2d(conv2d(x, p.A, null, { ...geometry, groups: 1 }), p.B, null, { groups }), loraScale(p, o)));
 }
+
+/** Squared norm of each row of B·A, through the Gram of A. */
+export const rowSquares = (B: Tensor, A: Tensor): Tensor => sum(mul(matmul(B, matmul(A, transpose(A))), B), { axes: [1] });
 
 /** Dropout on the input of the update, in training only. */
 export const dropInput = (x: Tensor, o: Pick<LoraOptions, "dropout">, site: Site, live: Live): Tensor =>

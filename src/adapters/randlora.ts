@@ -1,24 +1,9 @@
 import { z } from "zod";
 import type { Site } from "../nn/contracts.ts";
 import { lowRank, type LinearOperator } from "../operators/index.ts";
-import {
-  concat,
-  customGradient,
-  dropout,
-  full,
-  hostNumbers,
-  mul,
-  reshape,
-  slice,
-  sum,
-  tensor,
-  TorchRng,
-  transpose,
-  zeros,
-  cast,
-  type Tensor,
-} from "../tensor/index.ts";
+import { concat, customGradient, full, hostNumbers, mul, reshape, slice, sum, tensor, TorchRng, transpose, zeros, cast, type Tensor } from "../tensor/index.ts";
 import { adapter, addAt } from "./adapter.ts";
+import { dropInput } from "./lora.ts";
 import { drawn } from "./vera.ts";
 
 const options = z.object({
@@ -132,8 +117,7 @@ export const randlora = adapter({
   },
   update: (p, site, o, _live, shared) => updateOf(p, shared, site, o),
   forward(x, y, p, site, o, live, shared) {
-    const input = live.training && o.randloraDropout > 0 ? dropout(x, o.randloraDropout, live.rng.fork(site.path)) : x;
-    return addAt(site, updateOf(p, shared, site, o), y, input);
+    return addAt(site, updateOf(p, shared, site, o), y, dropInput(x, { dropout: o.randloraDropout }, site, live));
   },
   layout: {
     type: "RANDLORA",

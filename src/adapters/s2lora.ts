@@ -1,11 +1,12 @@
 import { z } from "zod";
 import type { Regime, Site, Training } from "../nn/contracts.ts";
 import { coredLowRank } from "../operators/index.ts";
-import { abs, add, hostNumbers, matmul, Parameter, scale, square, sub, sum, tensor, transpose, zeros, type Tensor } from "../tensor/index.ts";
+import { abs, add, hostNumbers, Parameter, scale, square, sum, zeros, type Tensor } from "../tensor/index.ts";
 import { hostView } from "../tensor/tensor.ts";
 import { adapter, addAt } from "./adapter.ts";
 import { dropInput, loraOptions } from "./lora.ts";
 import { shrink } from "./proximal.ts";
+import { orthogonalityGap } from "./sensitivity.ts";
 
 const options = z.object({
   r: z.int().positive().default(32).describe("rank of the shared factors; defaults to 32"),
@@ -45,16 +46,6 @@ function normalise(x: Tensor, axis: 0 | 1): number[] {
   return norms;
 }
 
-const identityGap = (gram: Tensor): Tensor => {
-  const n = gram.shape[0]!;
-  const one = tensor(
-    Array.from({ length: n * n }, (_, i) => (i % (n + 1) === 0 ? 1 : 0)),
-    [n, n],
-    gram.dtype as "f32",
-  );
-  return sum(square(sub(gram, one)));
-};
-
 function regime(o: Options): Regime<Params> {
   const state = { lambda: o.lambda1 };
   const shared = (t: Training<Params>): [string, Parameter][] =>
@@ -74,9 +65,7 @@ function regime(o: Options): Regime<Params> {
             const terms: Tensor[] = [];
             if (o.sparsity === "penalty") terms.push(...t.views.map(({ params }) => scale(sum(abs(params.s)), state.lambda)));
             if (o.lambdaOrthogonal > 0)
-              terms.push(
-                ...shared(t).map(([key, w]) => scale(identityGap(key.startsWith("A") ? matmul(w, transpose(w)) : matmul(transpose(w), w)), o.lambdaOrthogonal)),
-              );
+              terms.push(...shared(t).map(([key, w]) => scale(square(orthogonalityGap(w, key.startsWith("A") ? "rows" : "columns")), o.lambdaOrthogonal)));
             return terms.reduce(add);
           },
         }

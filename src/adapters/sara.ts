@@ -46,12 +46,10 @@ async function pull(t: Training<Params>, o: Options): Promise<void> {
   const gradient = t.gradient(params.values as Parameter);
   if (!gradient) return;
   const masked = noGrad(() => reshape(putAdd(zeros([site.out * site.in], params.values.dtype as "f32"), params.index, params.values), [site.out, site.in]));
-  const direction = floats(await polarFactor(masked));
+  const direction = floats((await polar(masked)).U);
   const [to, at] = [hostView(gradient) as Float32Array, hostNumbers(params.index) as Int32Array];
   at.forEach((place, i) => (to[i]! += o.lambdaRank * direction[place]!));
 }
-
-const polarFactor = async (x: Tensor): Promise<Tensor> => (await polar(x)).U;
 
 function regime(o: Options): Regime<Params> {
   let before: Map<Tensor, Float32Array> | undefined;

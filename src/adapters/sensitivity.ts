@@ -1,4 +1,5 @@
-import { matmul, norm, sub, tensor, transpose, type Tensor } from "../tensor/index.ts";
+import type { View } from "../nn/contracts.ts";
+import { add, matmul, norm, scale, sub, tensor, transpose, type Tensor } from "../tensor/index.ts";
 
 /** Moving averages of a sensitivity and of its change: Ī and Ū of AdaLoRA (Zhang et al. 2023, eq. 9 and 10). */
 export interface Smoothed {
@@ -29,4 +30,10 @@ export function orthogonalityGap(m: Tensor, side: "rows" | "columns"): Tensor {
     m.dtype as "f32",
   );
   return norm(sub(gram, identity));
+}
+
+/** The mean of the gaps of all A (rows) and B (columns), times a weight: what keeps triplets nearly orthogonal. */
+export function orthogonalityLoss(views: readonly View<{ A: Tensor; B: Tensor }>[], weight: number): Tensor {
+  const gaps = views.flatMap(({ params }) => [orthogonalityGap(params.A, "rows"), orthogonalityGap(params.B, "columns")]);
+  return scale(gaps.reduce(add), weight / gaps.length);
 }

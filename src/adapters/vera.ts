@@ -1,8 +1,9 @@
 import { z } from "zod";
 import type { Site } from "../nn/contracts.ts";
 import { coredLowRank, scaledRows, type LinearOperator } from "../operators/index.ts";
-import { cast, dropout, full, slice, TorchRng, zeros, type Real, type Tensor } from "../tensor/index.ts";
+import { cast, full, slice, TorchRng, zeros, type Real, type Tensor } from "../tensor/index.ts";
 import { adapter, addAt } from "./adapter.ts";
+import { dropInput } from "./lora.ts";
 
 const options = z.object({
   r: z.int().positive().default(256).describe("rank of the shared random matrices, which may be above that of a layer; defaults to 256"),
@@ -46,8 +47,7 @@ export const vera = adapter({
   init: (site, o, { dtype }): Params => ({ b: zeros([site.out], dtype), d: full([o.r], o.dInitial, dtype) }),
   update: (p, site, _o, _live, shared) => updateOf(p, shared, site),
   forward(x, y, p, site, o, live, shared) {
-    const input = live.training && o.veraDropout > 0 ? dropout(x, o.veraDropout, live.rng.fork(site.path)) : x;
-    return addAt(site, updateOf(p, shared, site), y, input);
+    return addAt(site, updateOf(p, shared, site), y, dropInput(x, { dropout: o.veraDropout }, site, live));
   },
   layout: {
     type: "VERA",

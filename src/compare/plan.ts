@@ -63,14 +63,18 @@ export async function planMethod(model: Model, choice: Choice, { targets }: Pick
       return { ...about, options, ...(size ? { size: { name: size.name, value: size.given! } } : {}), stored, ...note };
     }
     let problem: unknown;
+    const found: number[] = [];
     const ceiling = Math.max(...model.sites.map((site) => Math.max(site.out, site.in)));
     const solved = await solveSize(
       (value) =>
-        measure({ ...options, [size.name]: value }).catch((error: unknown) => {
-          if (!(error instanceof StrutError)) throw error;
-          problem ??= error;
-          return undefined;
-        }),
+        measure({ ...options, [size.name]: value }).then(
+          (stored) => (found.push(stored), stored),
+          (error: unknown) => {
+            if (!(error instanceof StrutError)) throw error;
+            problem ??= error;
+            return undefined;
+          },
+        ),
       budget.limit,
       ceiling,
     );
@@ -78,7 +82,7 @@ export async function planMethod(model: Model, choice: Choice, { targets }: Pick
     const { size: value, stored, fits } = solved;
     if (!fits)
       return { ...about, refused: `even ${size.name} = ${value} stores ${grouped(stored)} ${budget.of}, more than the budget of ${grouped(budget.limit)}` };
-    if (value > 1 && stored === (await measure({ ...options, [size.name]: 1 })))
+    if (found.length > 1 && found.every((one) => one === stored))
       return { ...about, refused: `${size.name} decides only during training what is stored; give it, as in ${method.id}:${size.name}=3` };
     return { ...about, options: { ...options, [size.name]: value }, size: { name: size.name, value }, stored };
   } catch (error) {
