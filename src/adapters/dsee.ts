@@ -26,6 +26,7 @@ import {
 import { hostView } from "../tensor/tensor.ts";
 import { adapter, addAt } from "./adapter.ts";
 import { dropInput, loraOptions } from "./lora.ts";
+import { largestPlaces } from "./sensitivity.ts";
 
 const scoresBy = ["ABS", "AB", "WABS", "WAB", "W", "NABS", "NAB", "random"] as const;
 
@@ -58,12 +59,6 @@ type Params = { A: Tensor; B: Tensor; values: Tensor; index: Tensor; mask?: Tens
 
 const scaleOf = (o: Options): number => (o.r === 0 ? 1 : o.alpha / o.r);
 
-/** The n largest by magnitude, ties to earlier places, in order of place. */
-function largest(x: ArrayLike<number>, n: number): number[] {
-  const order = Array.from(x, (_, i) => i).sort((a, b) => Math.abs(x[b]!) - Math.abs(x[a]!) || a - b);
-  return order.slice(0, n).sort((a, b) => a - b);
-}
-
 /** S of W ≈ U·V + S by greedy bilateral steps (GreBsmo): ranks grow until `outerIters` rounds are done. */
 async function leftOver(W: Tensor, o: Options, rng: Rng): Promise<Tensor> {
   const [out, inner] = W.shape as [number, number];
@@ -95,7 +90,7 @@ async function support(site: Site, o: Options, rng: Rng): Promise<number[]> {
   const n = Math.min(o.numSparse, W.size);
   if (n === 0) return [];
   const source = o.sparseMethod === "omp" ? W : o.sparseMethod === "rp" ? rng.normal(W.shape, 1) : await leftOver(W, o, rng);
-  return largest(hostNumbers(source) as Float32Array, n);
+  return largestPlaces(hostNumbers(abs(source)) as Float32Array, n);
 }
 
 /** s·(B·A + S). */

@@ -1,7 +1,7 @@
 import { z } from "zod";
 import { ldu, lu } from "../linalg/index.ts";
 import { coredLowRank } from "../operators/index.ts";
-import { affine, copyOf, full, hostNumbers, indexSelect, mul, ones, slice, sub, tensor, zeros, type Tensor } from "../tensor/index.ts";
+import { affine, copyOf, full, hostNumbers, indexSelect, inverseOrder, mul, ones, slice, sub, tensor, zeros, type Tensor } from "../tensor/index.ts";
 import { adapter, atEvery, type InitContext } from "./adapter.ts";
 
 const starts = ["lu", "uniform", "normal", "constant", "s_uniform", "s_normal", "ones", "zeros"] as const;
@@ -53,11 +53,7 @@ const rook = async (W: Tensor) => {
   return { ...rest, pivots: values(D) };
 };
 
-function inverse(order: Tensor): Tensor {
-  const places = new Int32Array(order.size);
-  values(order).forEach((from, at) => (places[from] = at));
-  return tensor(places, [order.size], "i32");
-}
+const inverse = (order: Tensor): Tensor => tensor(inverseOrder(values(order)), [order.size], "i32");
 
 /** z at the start (init_method of the official code). */
 function start(D: Tensor, { initMethod }: Options, context: InitContext): Tensor {

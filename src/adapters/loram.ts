@@ -10,6 +10,7 @@ import { collectStatistics } from "../models/statistics.ts";
 import { copyOf, hostNumbers, indexCopy, indexSelect, noGrad, Parameter, Rng, scope, tensor, zeros, type Real, type Tensor } from "../tensor/index.ts";
 import { required } from "./adapt.ts";
 import { withAdapters } from "./attach.ts";
+import { largestPlaces } from "./sensitivity.ts";
 
 /** Rows or columns of each pruned matrix that are left, in their order; by path. A matrix is cut at its outputs, or at its inputs. */
 export type Kept = ReadonlyMap<string, { readonly side: "out" | "in"; readonly index: Int32Array }>;
@@ -36,13 +37,6 @@ function lineSums(x: Tensor, side: "out" | "in"): Float64Array {
   values.forEach((value, at) => (sums[side === "out" ? Math.floor(at / cols) : at % cols]! += value));
   return sums;
 }
-
-/** The groups with the highest scores, in order of place. */
-const best = (scores: ArrayLike<number>, count: number): number[] =>
-  Array.from(scores, (_, i) => i)
-    .sort((a, b) => scores[b]! - scores[a]! || a - b)
-    .slice(0, count)
-    .sort((a, b) => a - b);
 
 const lines = (groups: readonly number[], size: number): Int32Array =>
   Int32Array.from(groups.flatMap((group) => Array.from({ length: size }, (_, i) => group * size + i)));
@@ -93,8 +87,8 @@ export async function chooseKept(model: Model, { ratio, select = "taylor", calib
               score("self_attn.o_proj", "in", group * headSize, kvHeads),
             ]),
           };
-    const neurons = Int32Array.from(best(scores.mlp, inner - Math.ceil(ratio * inner)));
-    const kv = best(scores.kv, kvHeads - Math.floor(ratio * kvHeads));
+    const neurons = Int32Array.from(largestPlaces(scores.mlp, inner - Math.ceil(ratio * inner)));
+    const kv = largestPlaces(scores.kv, kvHeads - Math.floor(ratio * kvHeads));
     for (const name of ["mlp.gate_proj", "mlp.up_proj"]) kept.set(at(block, name), { side: "out", index: neurons });
     kept.set(at(block, "mlp.down_proj"), { side: "in", index: neurons });
     kept.set(at(block, "self_attn.q_proj"), { side: "out", index: lines(kv, group * headSize) });

@@ -25,22 +25,18 @@ type Params = { lambda: Tensor; gamma: Tensor };
 const small = ({ out, in: inner }: Site): number => Math.min(out, inner);
 const large = ({ out, in: inner }: Site): number => Math.max(out, inner);
 
-/** Numbers over their standard deviation (n − 1), with torch's roundings to its bf16 where it draws in that. */
-function standardised(x: Tensor, round: (value: number) => number): Tensor {
+/** Numbers over their standard deviation (n − 1), with torch's roundings where it draws in bf16. */
+function standardised(x: Tensor, dtype: "f32" | "bf16"): Tensor {
+  const rounded = (numbers: ArrayLike<number>, shape: readonly number[]): Tensor => cast(cast(tensor(numbers, shape), dtype), "f32");
   const values = Array.from(hostNumbers(x) as Float32Array);
   const mean = values.reduce((total, value) => total + value, 0) / values.length;
-  const std = round(Math.sqrt(values.reduce((total, value) => total + (value - mean) ** 2, 0) / Math.max(1, values.length - 1)));
-  return tensor(
-    values.map((value) => round(value / std)),
+  const variance = values.reduce((total, value) => total + (value - mean) ** 2, 0) / Math.max(1, values.length - 1);
+  const std = (hostNumbers(rounded([Math.sqrt(variance)], [1])) as Float32Array)[0]!;
+  return rounded(
+    values.map((value) => value / std),
     x.shape,
   );
 }
-
-const toBf16 = (value: number): number => {
-  const bits = new Uint32Array(new Float32Array([value]).buffer)[0]!;
-  const rounded = (bits + 0x7fff + ((bits >>> 16) & 1)) & 0xffff0000;
-  return new Float32Array(new Uint32Array([rounded >>> 0]).buffer)[0]!;
-};
 
 /** −1 below 1/(2s), 1 above 1 − 1/(2s), else 0. */
 function signs(u: Tensor, s: number): Tensor {
@@ -59,7 +55,7 @@ function bank(sites: readonly Site[], o: Options): Bank {
   if (o.sparse || o.verySparse) {
     const s = o.verySparse ? Math.sqrt(d) : 3;
     const A = signs(rng.rand([o.r, 1, d]), s);
-    return { A: standardised(A, Math.fround), B: standardised(signs(rng.rand([D, n, o.r]), s), Math.fround) };
+    return { A: standardised(A, "f32"), B: standardised(signs(rng.rand([D, n, o.r]), s), "f32") };
   }
   const kaiming = (shape: readonly number[]): Tensor => cast(rng.kaimingUniform(shape, { a: Math.sqrt(5), dtype: "bf16" }), "f32");
   const A = kaiming([o.r, 1, d]);
@@ -67,7 +63,7 @@ function bank(sites: readonly Site[], o: Options): Bank {
     Array.from({ length: n }, () => kaiming([D, 1, o.r])),
     1,
   );
-  return { A: standardised(A, toBf16), B: standardised(B, toBf16) };
+  return { A: standardised(A, "bf16"), B: standardised(B, "bf16") };
 }
 
 /** λ·A·γ, r×n×d; saves its inputs alone. */

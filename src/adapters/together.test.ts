@@ -33,6 +33,14 @@ async function twoAdapters(): Promise<Model> {
   return stir(await adapt(two, lora, { r: 2 }, { name: "three", targets: ["embed_tokens", "lm_head"] }), "three", 5);
 }
 
+it("does not write an adapter beside others under a name that leads out of the folder", async () => {
+  const model = await adapt(await twoAdapters(), lora, { r: 1 }, { name: "../elsewhere" });
+  await inFolder(async (folder) => {
+    await expect(saveAdapters(model, `${folder}/all`)).rejects.toThrow('the adapter "../elsewhere" cannot be saved beside others');
+    expect(await readdir(folder)).toEqual([]);
+  });
+});
+
 describe("a batch of several adapters", () => {
   it("gives each row what its own adapter gives alone, whatever is active", async () => {
     const model = await twoAdapters();

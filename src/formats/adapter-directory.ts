@@ -77,7 +77,12 @@ export const writeAdapterDirectory = (folder: string, adapters: ReadonlyMap<stri
     folder,
     async (temporary) => {
       for (const [name, { peft, own, tensors }] of adapters) {
-        const at = adapters.size === 1 || name === "default" ? temporary : join(temporary, name);
+        const isInside = adapters.size === 1 || name === "default";
+        if (!isInside && /^\.*$|[/\\:]/.test(name))
+          throw new StrutError("adapter", `the adapter ${JSON.stringify(name)} cannot be saved beside others: its name would not be one of a folder`, {
+            hint: "Give adapters names without slashes and colons.",
+          });
+        const at = isInside ? temporary : join(temporary, name);
         if (at !== temporary) await files.mkdir(at, { recursive: true });
         await fillPeftFolder(at, { tensors, ...(peft ? { config: peft } : {}) });
         if (own) await writeAtomically(join(at, OWN), `${JSON.stringify(own, null, 2)}\n`);

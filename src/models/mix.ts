@@ -1,5 +1,5 @@
 import { StrutError } from "../errors.ts";
-import { concat, hostNumbers, indexSelect, tensor, type Tensor } from "../tensor/index.ts";
+import { concat, hostNumbers, indexSelect, inverseOrder, tensor, type Tensor } from "../tensor/index.ts";
 import type { Model } from "./model.ts";
 
 /** A module's output for a batch whose rows run with adapters of their own: each adapter sees its rows, in one piece. */
@@ -13,9 +13,7 @@ export function mixed(model: Model, mix: readonly (string | null)[], x: Tensor, 
     return apply({ ...model, active: name === null ? [] : [name] }, names.length === 1 ? x : rowsOf(x, own));
   });
   if (names.length === 1) return parts[0]!;
-  const back = new Int32Array(order.length);
-  order.forEach((row, at) => (back[row] = at));
-  return rowsOf(concat(parts), back);
+  return rowsOf(concat(parts), inverseOrder(order));
 }
 
 /** Slices of the first axis; of ids too. */

@@ -1,5 +1,5 @@
 import { StrutError } from "../errors.ts";
-import { embedding, hostNumbers, reshape, tensor, transpose, type Real, type Tensor } from "../tensor/index.ts";
+import { embedding, hostNumbers, inverseOrder, reshape, tensor, transpose, type Real, type Tensor } from "../tensor/index.ts";
 import { costOf, oneHot, rowsOf, type LinearOperator } from "./operator.ts";
 
 /**
@@ -11,8 +11,7 @@ import { costOf, oneHot, rowsOf, type LinearOperator } from "./operator.ts";
 export function permutation(index: Tensor, dtype: Real = "f32"): LinearOperator {
   const n = index.size;
   const forward = hostNumbers(index) as Int32Array;
-  const inverse = new Int32Array(n).fill(-1);
-  forward.forEach((from, i) => (inverse[from] = i));
+  const inverse = inverseOrder(forward);
   if (index.dtype !== "i32" || inverse.some((i) => i < 0))
     throw new StrutError(
       "range",

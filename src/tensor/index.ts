@@ -21,5 +21,5 @@ export * from "./ops/packed.ts";
 export { csrIndex, flatIndex, sparseLinear, sparseMatmul, type SparseIndex } from "./ops/sparse.ts";
 export { cumulativeNorm, cumulativeSum, logsumexp, norm, weightGradient } from "./ops/scan.ts";
 export { gather, indexSelect, maskedFill, putAdd, scatterAdd, segmentSum, take, where } from "./ops/scatter.ts";
-export { argsort, globalKthValue, globalMasks, kthValue, quantile, sort, topk, type Ordered } from "./ops/select.ts";
+export { argsort, globalKthValue, globalMasks, inverseOrder, kthValue, quantile, sort, topk, type Ordered } from "./ops/select.ts";
 export { cholesky, inverse, solve, triangularSolve, type TriangularSolveOptions } from "./ops/solve.ts";

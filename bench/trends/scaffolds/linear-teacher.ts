@@ -1,6 +1,23 @@
 import { ldu, qr, svd } from "strut/linalg";
 import { forward, type Model } from "strut/models";
-import { add, copyOf, embedding, linear, matmul, mul, noGrad, norm, Rng, scale, sub, sumSquares, tensor, transpose, type Tensor } from "strut/tensor";
+import {
+  add,
+  copyOf,
+  embedding,
+  inverseOrder,
+  linear,
+  matmul,
+  mul,
+  noGrad,
+  norm,
+  Rng,
+  scale,
+  sub,
+  sumSquares,
+  tensor,
+  transpose,
+  type Tensor,
+} from "strut/tensor";
 import { regression } from "strut/training";
 import { modelOf, type Scaffold } from "./model.ts";
 
@@ -44,9 +61,7 @@ async function build({ target, inputs }: Teacher): Promise<Scaffold> {
     },
     "ldu-diagonal": async () => {
       const { P, L, D, U } = await ldu(W);
-      const back = new Int32Array(OUT);
-      [...((await P.data()) as Int32Array)].forEach((from, at) => (back[from] = at));
-      return embedding(matmul(mul(L, mul(D, factor)), U), tensor(back, [OUT], "i32"));
+      return embedding(matmul(mul(L, mul(D, factor)), U), tensor(inverseOrder((await P.data()) as Int32Array), [OUT], "i32"));
     },
   };
   const change = await changes[target]();

@@ -59,6 +59,13 @@ export function sort(x: Tensor, { axis = -1, descending = false }: { axis?: numb
   return { values: back(values, n), indices: back(indices, n) };
 }
 
+/** Where each place went: the order that undoes an order of 0…n−1. */
+export function inverseOrder(order: ArrayLike<number>): Int32Array {
+  const places = new Int32Array(order.length).fill(-1);
+  for (let i = 0; i < order.length; i++) places[order[i]!] = i;
+  return places;
+}
+
 /** The places along an axis in the order of their elements, i32; see `sort`. */
 export const argsort = (x: Tensor, options: { axis?: number; descending?: boolean } = {}): Tensor => noGrad(() => contiguous(sort(x, options).indices));
 
