@@ -1,3 +1,4 @@
+import { parse } from "csv-parse/sync";
 import { readFile, writeFile } from "node:fs/promises";
 import { cpus } from "node:os";
 import { parseArgs } from "node:util";
@@ -9,6 +10,7 @@ import type { Batch, Task } from "strut/nn";
 import { crossEntropy, engine, noGrad, Parameter, scale, scope, start, stop, tensor, zeros, type Tensor } from "strut/tensor";
 import { loadTokenizer } from "strut/formats";
 import { classification, train } from "strut/training";
+import { hits } from "./trends/scaffolds/model.ts";
 
 // npm run real-tasks [-- ID ...] [--fresh]: trains every adapter of the catalog on real models and data, and keeps each run in bench/results.
 const results = "bench/results/2026-11-25-real-tasks";
@@ -49,11 +51,12 @@ const settings: Readonly<Record<string, { readonly options?: Readonly<Record<str
   randlora: { learningRate: 5e-4 },
 };
 
-/** Rows of a two-column CSV file: text, which may be quoted, and category. */
-function readRows(content: string): { text: string; category: string }[] {
-  const rows = [...content.matchAll(/("(?:[^"]|"")*"|[^,\n]*),([^,\n]+)\n?/g)].slice(1);
-  return rows.map(([, text, category]) => ({ text: text!.replace(/^"|"$/g, "").replaceAll('""', '"'), category: category!.trim() }));
+interface Question {
+  readonly text: string;
+  readonly category: string;
 }
+
+const readRows = (content: string): Question[] => parse(content, { columns: true });
 
 /** Task of padded texts: inputs x and mask [rows, tokens], labels [rows]. */
 const intents: Task = {
@@ -172,11 +175,7 @@ async function accuracy(model: Model, test: readonly Batch[]): Promise<number> {
     const mask = inputs!["mask"];
     const outputs = noGrad(() => scope(() => forward(model, inputs!["x"]!, mask ? { mask } : {})));
     const [values, labels] = [(await outputs.data()) as Float32Array, (await inputs!["labels"]!.data()) as Int32Array];
-    const classes = outputs.shape.at(-1)!;
-    labels.forEach((label, row) => {
-      const own = values.subarray(row * classes, (row + 1) * classes);
-      if (own.indexOf(Math.max(...own)) === label) right++;
-    });
+    right += hits(values, labels);
     count += labels.length;
   }
   return right / count;

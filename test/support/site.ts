@@ -1,12 +1,11 @@
-import { loadAdapter, saveAdapter, type Adapter } from "../../src/adapters/index.ts";
-import { openSafetensorsFile } from "../../src/formats/safetensors-folder.ts";
+import type { Adapter } from "../../src/adapters/index.ts";
 import type { Model } from "../../src/models/index.ts";
 import { randomModel } from "../../src/models/index.ts";
 import type { Live, Site } from "../../src/nn/contracts.ts";
 import { dense } from "../../src/operators/index.ts";
 import { Parameter, Rng, tensor, type Tensor } from "../../src/tensor/index.ts";
-import { inFolder } from "../laws/scaffolds.ts";
 import { sample } from "./gradients.ts";
+import { throughDisk } from "./through-disk.ts";
 
 /** A linear site on its own, with a weight [out, in]. */
 export const linearSite = (weight: Tensor, path = "model.layers.0.self_attn.o_proj"): Site => ({
@@ -28,14 +27,10 @@ export const tinyResnet = (): Model =>
   );
 
 /** The model's adapter after saving and loading onto the base, and the names of the tensors that were in the file. */
-export const reloaded = (base: Model, model: Model, method: unknown): Promise<{ model: Model; names: string[] }> =>
-  inFolder(async (folder) => {
-    await saveAdapter(model, folder);
-    const file = await openSafetensorsFile(`${folder}/adapter_model.safetensors`);
-    const names = [...file.entries.keys()];
-    await file.close();
-    return { model: await loadAdapter(base, folder, { methods: [method as Adapter] }), names };
-  });
+export async function reloaded(base: Model, model: Model, method: unknown): Promise<{ model: Model; names: string[] }> {
+  const { loaded, shapes } = await throughDisk(model, base, [method as Adapter]);
+  return { model: loaded, names: [...shapes.keys()] };
+}
 
 /** A site with sampled weights in f64, outside of any model; of a convolution on images of `in` / (kh·kw) channels. */
 export function siteOf(out: number, inner: number, { path = "model.layers.0.self_attn.q_proj", bias = false, kernel }: SiteTraits = {}): Site {

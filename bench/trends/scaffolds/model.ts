@@ -36,16 +36,20 @@ export function frozen(model: Model): Model {
   return model;
 }
 
+/** How many rows of outputs are largest at their label. */
+export function hits(outputs: Float32Array, labels: Int32Array): number {
+  const classes = outputs.length / labels.length;
+  return labels.filter((label, row) => {
+    const own = outputs.subarray(row * classes, (row + 1) * classes);
+    return own.indexOf(Math.max(...own)) === label;
+  }).length;
+}
+
 /** Share of the rows whose largest output is at their label. */
 export async function accuracy(model: Model, { x, labels }: { readonly x: Tensor; readonly labels: Tensor }): Promise<number> {
   const outputs = noGrad(() => scope(() => forward(model, x)));
   const [values, wanted] = [(await outputs.data()) as Float32Array, (await labels.data()) as Int32Array];
-  const classes = outputs.shape.at(-1)!;
-  const right = wanted.filter((label, row) => {
-    const own = values.subarray(row * classes, (row + 1) * classes);
-    return own.indexOf(Math.max(...own)) === label;
-  });
-  return right.length / wanted.length;
+  return hits(values, wanted) / wanted.length;
 }
 
 export interface Course {
