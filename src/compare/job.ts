@@ -1,7 +1,7 @@
 import { merge } from "../adapters/index.ts";
 import { StrutError } from "../errors.ts";
 import { evaluate, type Model } from "../models/index.ts";
-import { prepare } from "../recipe/prepare.ts";
+import { prepare, trainedSize } from "../recipe/prepare.ts";
 import { trainOptions } from "../recipe/run.ts";
 import type { Recipe } from "../recipe/schema.ts";
 import { engine } from "../tensor/index.ts";
@@ -85,7 +85,8 @@ export async function runJob({ recipe }: Setup, { method, seed }: Job, onStep?: 
     validation: (await score(model, validation)).loss,
     loss,
     tokens,
-    parameters: prepared.parameters.trained,
+    // some methods grow in training, others shrink
+    parameters: Math.max(prepared.parameters.trained, trainedSize(model)),
     bytes: await savedBytes(model),
     optimizerBytes,
     peakBytes,
