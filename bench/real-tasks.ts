@@ -3,7 +3,7 @@ import { readFile, writeFile } from "node:fs/promises";
 import { cpus } from "node:os";
 import { parseArgs } from "node:util";
 import { adapters } from "strut";
-import { adapt, adapterParameters, type Adapter } from "strut/adapters";
+import { adapt, adapterParameters, fullFineTuning as full, type Adapter } from "strut/adapters";
 import { cifar10Images, imageBatches, type LabelledImages } from "strut/data";
 import { applyLinear, forward, loadModel, makeLayer, makeModel, unfreeze, type Architecture, type LayerSpec, type Model } from "strut/models";
 import type { Batch, Task } from "strut/nn";
@@ -23,33 +23,27 @@ interface RealTask {
   readonly head: string;
   readonly targets: readonly string[];
   readonly steps: number;
-  readonly learningRate: number;
   batch(k: number): Batch;
+  /** Rows that choose a method's rate. */
+  readonly chooses: readonly Batch[];
   readonly test: readonly Batch[];
 }
 
 interface Result {
   readonly before: number;
   readonly after?: number;
+  readonly rate?: number;
   /** Trainable numbers beside the head's. */
   readonly parameters?: number;
   readonly seconds: number;
   readonly failed?: string;
 }
 
-/**
- * Options and rates of methods whose defaults do not fit these small models or short runs. increlora and mos refuse the defaults here.
- */
-const settings: Readonly<Record<string, { readonly options?: Readonly<Record<string, unknown>>; readonly learningRate?: number }>> = {
-  bone: { learningRate: 3e-4 },
-  flora: { learningRate: 5e-4 },
-  full: { learningRate: 2e-4 },
-  increlora: { options: { topH: 4, increInterval: 1 } },
-  mos: { options: { r: 2 } },
-  olora: { learningRate: 5e-4 },
-  pst: { options: { sparsity: 0.5 } },
-  randlora: { learningRate: 5e-4 },
-};
+/** Every method trains at each; the one that is best on the rows that choose is kept. */
+const rates = [3e-4, 2e-3, 1e-2];
+
+/** Options of methods that refuse their defaults on so small models or in so short runs. */
+const settings: Readonly<Record<string, Readonly<Record<string, unknown>>>> = { increlora: { topH: 4, increInterval: 1 }, mos: { r: 2 } };
 
 interface Question {
   readonly text: string;
@@ -119,8 +113,11 @@ async function banking(): Promise<RealTask> {
   const rows = encoded(trainRows!, 20);
   const [size, stride] = [16, 997]; // a step coprime to the number of rows mixes the classes
   const batch = (k: number): Batch => batchOf(Array.from({ length: size }, (_, i) => rows[((k * size + i) * stride) % rows.length]!));
-  const held = encoded(testRows!, 5);
-  const test = Array.from({ length: Math.ceil(held.length / 25) }, (_, i) => batchOf(held.slice(25 * i, 25 * (i + 1))));
+  const held = encoded(testRows!, 15);
+  const heldBatches = (keep: (i: number) => boolean): Batch[] => {
+    const own = held.filter((_, i) => keep(i));
+    return Array.from({ length: Math.ceil(own.length / 25) }, (_, i) => batchOf(own.slice(25 * i, 25 * (i + 1))));
+  };
   const blank = withClassifier(encoder, names.length);
   const probe = unfreeze(blank, (name) => name.startsWith("classifier."));
   const { model: base } = await train(probe, { task: intents, batches: batch, steps: 60, learningRate: 1e-2, weightDecay: 0 });
@@ -133,9 +130,9 @@ async function banking(): Promise<RealTask> {
     head: "classifier",
     targets,
     steps: 15,
-    learningRate: 2e-3,
     batch: (k) => batch(60 + k),
-    test,
+    chooses: heldBatches((i) => i % 3 === 0),
+    test: heldBatches((i) => i % 3 !== 0),
   };
 }
 
@@ -152,19 +149,22 @@ async function negatives(): Promise<RealTask> {
   const images = inverted(cifar10Images(await readFile("data/vision/cifar10-subset/test_batch_1000.bin")));
   const base = await loadModel("data/vision/resnet20-cifar10");
   const [mean, std] = [base.config["image_mean"], base.config["image_std"]] as [number[], number[]];
-  const batches = imageBatches(part(images, 0, 800), { rows: 16, mean, std, shuffle: 0 });
-  const held = imageBatches(part(images, 800, 900), { rows: 50, mean, std });
-  const made = ({ images: x, labels }: ReturnType<typeof held.batch>): Batch => ({ ids: [], inputs: { x, labels } });
+  const batches = imageBatches(part(images, 0, 600), { rows: 16, mean, std, shuffle: 0 });
+  const made = ({ images: x, labels }: ReturnType<typeof batches.batch>): Batch => ({ ids: [], inputs: { x, labels } });
+  const held = (from: number, until: number): Batch[] => {
+    const own = imageBatches(part(images, from, until), { rows: 50, mean, std });
+    return Array.from({ length: own.epochLength }, (_, k) => made(own.batch(k)));
+  };
   return {
     title: "ResNet-20 on CIFAR-10 negatives",
     base,
     task: classification,
     head: "linear",
     targets: base.sites.filter(({ kind }) => kind === "conv2d").map(({ path }) => path),
-    steps: 10,
-    learningRate: 2e-3,
+    steps: 40,
     batch: (k) => made(batches.batch(k)),
-    test: Array.from({ length: held.epochLength }, (_, k) => made(held.batch(k))),
+    chooses: held(600, 800),
+    test: held(800, 1000),
   };
 }
 
@@ -185,15 +185,19 @@ async function accuracy(model: Model, test: readonly Batch[]): Promise<number> {
 async function run(real: RealTask, before: number, method?: Adapter): Promise<Result> {
   const began = performance.now();
   const seconds = (): number => Math.round((performance.now() - began) / 100) / 10;
-  const { options = {}, learningRate = real.learningRate } = settings[method?.id ?? ""] ?? {};
   try {
-    const start = method
-      ? await adapt(real.base, method, options, { targets: real.targets, modulesToSave: [real.head] })
-      : unfreeze(real.base, (name) => name.startsWith(`${real.head}.`));
-    const own = method ? [...adapterParameters(start.adapters.get("default")!)].filter(([name, w]) => w.trainable && !name.includes(real.head)) : [];
-    const { model } = await train(start, { task: real.task, batches: real.batch, steps: real.steps, learningRate, weightDecay: 0, clip: 1 });
-    const after = await accuracy(model, real.test);
-    return { before, after, parameters: own.reduce((sum, [, { size }]) => sum + size, 0), seconds: seconds() };
+    let [best, model, parameters, rate] = [-1, real.base, 0, 0];
+    for (const learningRate of rates) {
+      const start = await adapt(real.base, method ?? full, method ? (settings[method.id] ?? {}) : {}, {
+        targets: method ? real.targets : [real.head],
+        ...(method ? { modulesToSave: [real.head] } : {}),
+      });
+      const own = [...adapterParameters(start.adapters.get("default")!)].filter(([name, w]) => w.trainable && !name.includes(real.head));
+      const result = await train(start, { task: real.task, batches: real.batch, steps: real.steps, learningRate, weightDecay: 0, clip: 1 });
+      const chosen = await accuracy(result.model, real.chooses);
+      if (chosen > best) [best, model, parameters, rate] = [chosen, result.model, own.reduce((sum, [, { size }]) => sum + size, 0), learningRate];
+    }
+    return { before, after: await accuracy(model, real.test), rate, parameters, seconds: seconds() };
   } catch (error) {
     return { before, seconds: seconds(), failed: (error as Error).message };
   }
@@ -202,12 +206,12 @@ async function run(real: RealTask, before: number, method?: Adapter): Promise<Re
 const percent = (share: number): string => `${(100 * share).toFixed(1)} %`;
 
 function tableOf(title: string, kept: Readonly<Record<string, Result>>): string {
-  const rows = Object.entries(kept).map(([id, { before, after, parameters, seconds, failed }]) =>
+  const rows = Object.entries(kept).map(([id, { before, after, rate, parameters, seconds, failed }]) =>
     failed !== undefined
-      ? `| ${id} | ${percent(before)} | failed: ${failed} | | ${seconds} |`
-      : `| ${id} | ${percent(before)} | ${percent(after!)} | ${parameters} | ${seconds} |`,
+      ? `| ${id} | ${percent(before)} | failed: ${failed} | | | ${seconds} |`
+      : `| ${id} | ${percent(before)} | ${percent(after!)} | ${rate} | ${parameters} | ${seconds} |`,
   );
-  return [`## ${title}`, "", "| method | before | after | parameters beside the head | seconds |", "|---|--:|--:|--:|--:|", ...rows, ""].join("\n");
+  return [`## ${title}`, "", "| method | before | after | rate | parameters beside the head | seconds |", "|---|--:|--:|--:|--:|--:|", ...rows, ""].join("\n");
 }
 
 const { values, positionals: wanted } = parseArgs({ allowPositionals: true, options: { fresh: { type: "boolean", default: false } } });
@@ -220,18 +224,18 @@ async function write(): Promise<void> {
   await writeFile(`${results}.json`, `${JSON.stringify(kept, null, 1)}\n`);
   const note =
     "One seed; the head trains with every method, and *head alone* is that and nothing else. The classifier begins at the end of 60 steps of its own on the frozen encoder, the ResNet's is the published one, whose running statistics move with every method.";
-  const own = `Of their own have: ${Object.entries(settings)
-    .map(([id, setting]) => `${id} ${JSON.stringify(setting)}`)
+  const own = `Options of their own have ${Object.entries(settings)
+    .map(([id, options]) => `${id} ${JSON.stringify(options)}`)
     .join(
-      ", ",
-    )}. The rates and pst's sparsity were chosen after a first run with the common ones had been seen on the same held-out rows: with the common rate bone ended at 76 %, flora 81 %, full 63 %, olora 82 %, randlora 82 % and pst (sparsity 0.9) 5 % of the intents; flora 66 %, full 52 % and olora 63 % of the negatives. So few rows and steps show that a method trains, not which one is better: one row is one percent.`;
+      " and ",
+    )}; the learning rate is the one of three that is best on rows of their own. So few rows and steps show that a method trains, not which one is better.`;
   const tables = Object.entries(kept).map(([title, rows]) => tableOf(title, rows));
   await writeFile(
     `${results}.md`,
     [
       "# Every adapter on real models and data",
       "",
-      `\`npm run real-tasks\`. ${machine}; other work ran beside it.`,
+      `\`npm run real-tasks\`. ${machine}.`,
       "",
       note,
       "",
@@ -250,7 +254,7 @@ for (const make of [banking, negatives]) {
   const kinds = new Set(real.targets.map((path) => real.base.layers.get(path)!.spec.kind));
   const fitting = (await adapters()).filter((method) => [...kinds].every((kind) => method.kinds.some((own) => own === kind)));
   const rows = real.test.reduce((n, batch) => n + real.task.scored(batch), 0);
-  about.push(`${real.title}: ${real.steps} steps of 16 rows, a rate of ${real.learningRate}, ${rows} held-out rows.`);
+  about.push(`${real.title}: ${real.steps} steps of 16 rows, rates ${rates.join(", ")}, ${rows} held-out rows beside those that choose the rate.`);
   for (const method of [undefined, ...fitting]) {
     const id = method?.id ?? "head alone";
     if ((wanted.length > 0 && !wanted.includes(id)) || (wanted.length === 0 && done[id]?.after !== undefined)) continue;
