@@ -135,6 +135,8 @@ export interface TransformContext {
   readonly learningRate: (w: Parameter) => number;
   readonly weightDecay: (w: Parameter) => number;
   readonly sites: readonly Site[];
+  /** Tells the user of something the run goes on in spite of. */
+  warn(message: string): void;
   /** By site path; empty unless a link of the chain wants them. */
   readonly taps: ReadonlyMap<string, Taps>;
 }

@@ -1,9 +1,12 @@
 import { z } from "zod";
+import type { ParameterLink } from "../nn/contracts.ts";
 import { adamCore } from "./adam-core.ts";
 import { addDecayedWeights, scaleByLearningRate } from "./links.ts";
 import { chain, optimizer } from "./optimizer.ts";
 
 const beta = z.number().min(0).lt(1);
+
+const core = (o: { betas: readonly [number, number]; eps: number }): ParameterLink => adamCore({ beta1: o.betas[0], beta2: o.betas[1], eps: o.eps });
 
 /**
  * AdamW: Adam's direction plus weightDecay·w, times the learning rate. Loshchilov & Hutter 2017, arXiv:1711.05101; defaults
@@ -22,6 +25,7 @@ export const adamw = optimizer({
     eps: z.number().positive().default(1e-8).describe("added to the denominator; defaults to 1e-8"),
     weightDecay: z.number().nonnegative().default(0.01).describe("pull of the weights towards 0, times the learning rate; defaults to 0.01"),
   }),
-  build: (o, inner = adamCore({ beta1: o.betas[0], beta2: o.betas[1], eps: o.eps })) => chain(inner, addDecayedWeights(), scaleByLearningRate()),
+  core,
+  build: (o, inner = core(o)) => chain(inner, addDecayedWeights(), scaleByLearningRate()),
   rates: (o) => ({ learningRate: o.lr, weightDecay: o.weightDecay }),
 });

@@ -25,6 +25,28 @@ export const scaleByLearningRate = (): ParameterLink => ({
   },
 });
 
+/** Decay of the weights as the update leaves them, outside the chain's directions: w ← (w − u)·(1 − lr·decay). Stands last. */
+export const decayAfterUpdate = (): ParameterLink => ({
+  scope: "parameter",
+  init: () => ({}),
+  update(u, _s, w, t) {
+    const pull = t.learningRate(w) * t.weightDecay(w);
+    if (pull !== 0) accumulate(u, pull, w, 1 - pull);
+    return u;
+  },
+});
+
+/** √(1 − beta2^t)/(1 − beta1^t): Adam's bias correction for a direction that went without, in transformers' first form. */
+export const correctBias = (beta1: number, beta2: number): ParameterLink => ({
+  scope: "parameter",
+  init: () => ({ t: 0 }),
+  update(u, s) {
+    const t = (s["t"] = (s["t"] as number) + 1);
+    scaleInPlace(u, Math.sqrt(1 - beta2 ** t) / (1 - beta1 ** t));
+    return u;
+  },
+});
+
 /** torch's momentum: the first step takes the gradient itself; `nesterov` looks one step ahead. */
 export const momentum = (factor: number, nesterov = false): ParameterLink => ({
   scope: "parameter",

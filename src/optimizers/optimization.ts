@@ -106,8 +106,16 @@ export class Optimization {
     return this.chains.some(({ links }) => links.some(({ wants }) => wants?.includes("taps")));
   }
 
-  context(step: number, steps: number, rng: Rng, sites: readonly Site[], taps: ReadonlyMap<string, Taps>): TransformContext {
+  context(
+    step: number,
+    steps: number,
+    rng: Rng,
+    sites: readonly Site[],
+    taps: ReadonlyMap<string, Taps>,
+    warn: (message: string) => void = () => {},
+  ): TransformContext {
     return {
+      warn,
       step,
       steps,
       rng,

@@ -1,9 +1,20 @@
 import type { z } from "zod";
-import type { ListLink, Method, ParameterLink, Transform } from "../nn/contracts.ts";
+import type { Awaitable, Batch, ListLink, Method, ParameterLink, Regime, RunnableModel, Transform } from "../nn/contracts.ts";
+
+/** What an optimiser's regime may look at before step 0. */
+export interface RunStart {
+  readonly model: RunnableModel;
+  /** Batch k of the training data. */
+  batch(k: number): Awaitable<Batch>;
+}
 
 /** An optimiser in the catalog. `build` makes its chain; `inner` takes the place of its core where one optimiser wraps another. */
 export interface Optimizer<O extends z.ZodObject = z.ZodObject> extends Method<O> {
   build(options: z.output<O>, inner?: Transform): Transform;
+  /** The direction alone, without decay and rate: what another optimiser may wrap. */
+  core?(options: z.output<O>): Transform;
+  /** What it does in training beside moving weights, such as choosing which layers train. */
+  regime?(options: z.output<O>, run: RunStart): Awaitable<Regime>;
   /** The learning rate and decay that its options ask for; those of the run and of parameter groups come first. */
   rates?(options: z.output<O>): { learningRate?: number; weightDecay?: number };
 }

@@ -1,6 +1,9 @@
 import { z } from "zod";
+import type { Transform } from "../nn/contracts.ts";
 import { addDecayedWeights, momentum, scaleByLearningRate } from "./links.ts";
 import { chain, optimizer } from "./optimizer.ts";
+
+const core = (o: { momentum: number; nesterov: boolean }): Transform => (o.momentum > 0 ? momentum(o.momentum, o.nesterov) : chain());
 
 /**
  * Stochastic gradient descent with momentum, as torch has it: decay is added to the gradient, before momentum.
@@ -18,6 +21,7 @@ export const sgd = optimizer({
     nesterov: z.boolean().default(false).describe("look one step ahead; defaults to false"),
     weightDecay: z.number().nonnegative().default(0).describe("pull of the weights towards 0; defaults to 0"),
   }),
-  build: (o, inner) => chain(addDecayedWeights(), ...(inner ? [inner] : o.momentum > 0 ? [momentum(o.momentum, o.nesterov)] : []), scaleByLearningRate()),
+  core,
+  build: (o, inner = core(o)) => chain(addDecayedWeights(), inner, scaleByLearningRate()),
   rates: (o) => ({ learningRate: o.lr, weightDecay: o.weightDecay }),
 });

@@ -51,7 +51,7 @@ export async function train(given: Model, options: TrainOptions): Promise<TrainR
   await start();
   const model = options.consume ? consumed(given) : given;
   const regimes = [...model.active.flatMap((name) => model.adapters.get(name)!.regime ?? []), ...(options.regimes ?? [])];
-  const run = new Training(new Session(model, options, await settle(options, regimes)), options);
+  const run = new Training(new Session(model, options, await settle(options, regimes, model)), options);
   return run.finish();
 }
 

@@ -6,7 +6,7 @@ import type { Model } from "../models/model.ts";
 import type { Awaitable, Batch, ParameterGroup, Regime, Schedule, Task, Transform } from "../nn/contracts.ts";
 import { parseOptions } from "../nn/options.ts";
 import { adamw } from "../optimizers/adamw.ts";
-import { linksOf, type Optimizer } from "../optimizers/optimizer.ts";
+import { linksOf, type Optimizer, type RunStart } from "../optimizers/optimizer.ts";
 import type { TrainingEvent } from "./events.ts";
 import { languageModelling } from "./loss.ts";
 import { scheduleOf, type ScheduleName } from "./schedules.ts";
@@ -34,6 +34,13 @@ export interface EvaluationOptions {
 /** Whether evaluation data are batches. */
 export const areBatches = (data: EvaluationOptions["data"]): data is readonly Batch[] => typeof data[0] === "object";
 
+export interface OptimizerChoice {
+  readonly method: AnyOptimizer;
+  readonly options?: Readonly<Record<string, unknown>>;
+  /** The optimiser inside, where this one wraps another: what moves in a projection, or after a preconditioner. */
+  readonly inner?: Omit<OptimizerChoice, "inner">;
+}
+
 export interface TrainOptions {
   /** Batches to cycle through, or a function that makes batch k. */
   batches?: readonly Batch[] | ((k: number) => Awaitable<Batch>);
@@ -45,7 +52,7 @@ export interface TrainOptions {
   steps?: number;
   epochs?: number;
   /** An optimiser of the catalog, with options if they are not the defaults; or a chain of transforms. Defaults to adamw. */
-  optimizer?: AnyOptimizer | { readonly method: AnyOptimizer; readonly options?: Readonly<Record<string, unknown>> } | Transform;
+  optimizer?: AnyOptimizer | OptimizerChoice | Transform;
   /** Defaults to the optimiser's. */
   learningRate?: number;
   /** Defaults to the optimiser's. */
@@ -98,6 +105,8 @@ export interface Settings {
   readonly accumulate: number;
   readonly seed: number;
   readonly optimizer: Transform;
+  /** Of the optimiser. */
+  readonly regime?: Regime;
   readonly learningRate: number;
   readonly weightDecay: number;
   readonly schedule: Schedule;
@@ -141,16 +150,34 @@ function stepsOf({ steps, epochs }: TrainOptions, source: BatchSource, accumulat
 function transformOf(given: NonNullable<TrainOptions["optimizer"]>): {
   transform: Transform;
   rates: { learningRate?: number; weightDecay?: number };
+  regime?: (run: RunStart) => Awaitable<Regime>;
   described: unknown;
 } {
   if ("scope" in given) return { transform: given, rates: {}, described: linksOf(given).map(({ fused, scope }) => fused ?? scope) };
-  const { method, options = {} } = "method" in given ? given : { method: given };
-  const parsed = parseOptions(method as AnyOptimizer, options);
-  return { transform: method.build(parsed), rates: method.rates?.(parsed) ?? {}, described: { id: method.id, ...parsed } };
+  const choice: OptimizerChoice = "method" in given ? given : { method: given };
+  const { method } = choice;
+  const parsed = parseOptions(method, choice.options ?? {});
+  const inner = choice.inner && innerOf(method, choice.inner);
+  return {
+    transform: method.build(parsed, inner?.transform),
+    rates: method.rates?.(parsed) ?? {},
+    ...(method.regime ? { regime: (run: RunStart) => method.regime!(parsed, run) } : {}),
+    described: { id: method.id, ...parsed, ...(inner ? { inner: inner.described } : {}) },
+  };
+}
+
+function innerOf(outer: AnyOptimizer, { method, options = {} }: Omit<OptimizerChoice, "inner">): { transform: Transform; described: unknown } {
+  if (!method.core)
+    throw new StrutError("option", `${method.id} cannot work inside ${outer.id}: it is no rule for one direction`, {
+      path: "inner",
+      hint: "Choose an inner optimiser such as adamw, adafactor, lion or sgd.",
+    });
+  const parsed = parseOptions(method, options);
+  return { transform: method.core(parsed), described: { id: method.id, ...parsed } };
 }
 
 /** Checks the options of a run and fills in the defaults; each mistake ends in a sentence. */
-export async function settle(options: TrainOptions, regimes: readonly Regime[]): Promise<Settings> {
+export async function settle(options: TrainOptions, regimes: readonly Regime[], model: Model): Promise<Settings> {
   const source = await sourceOf(options);
   const task = options.task ?? languageModelling;
   const accumulate = whole(options.accumulate, "accumulate", 1) ?? 1;
@@ -168,7 +195,7 @@ export async function settle(options: TrainOptions, regimes: readonly Regime[]):
     throw new StrutError("option", "early stopping needs evaluations", { path: "earlyStopping", hint: "Give `evaluate: { every, data }` too." });
   if (options.resume === true && !options.checkpoint)
     throw new StrutError("option", "resume needs the folder of the checkpoints", { path: "resume", hint: "Give `checkpoint: { dir }` too." });
-  const { transform, rates, described } = transformOf(options.optimizer ?? adamw);
+  const { transform, rates, described, regime } = transformOf(options.optimizer ?? adamw);
   const warmup = options.warmup === undefined || options.warmup >= 1 ? (options.warmup ?? 0) : Math.round(options.warmup * steps);
   const schedule = scheduleOf(options.schedule ?? "constant", warmup);
   const [learningRate, weightDecay] = [options.learningRate ?? rates.learningRate ?? 1e-3, options.weightDecay ?? rates.weightDecay ?? 0];
@@ -196,5 +223,9 @@ export async function settle(options: TrainOptions, regimes: readonly Regime[]):
   };
   // not part of the recipe: a run may be resumed either way, bit for bit
   const updateInBackward = options.updateInBackward ?? false;
-  return { task, source, steps, accumulate, seed, optimizer: transform, learningRate, weightDecay, schedule, updateInBackward, recipe };
+  const own = await regime?.({ model, batch: (k) => source.batch(k) });
+  return {
+    ...{ task, source, steps, accumulate, seed, optimizer: transform, learningRate, weightDecay, schedule, updateInBackward, recipe },
+    ...(own ? { regime: own } : {}),
+  };
 }

@@ -57,6 +57,7 @@ export class Session {
     this.structure = new Structure({ statesOf: (w) => this.optimization.statesOf(w), drop: (w) => this.optimization.drop(w) }, () => this.gradients);
     this.regimes = [
       ...sets.flatMap((set) => (set.regime ? [this.#bind(`adapter/${set.name}`, set.regime, set.live, this.#views(set))] : [])),
+      ...(settings.regime ? [this.#bind("optimizer", settings.regime, this.live, [])] : []),
       ...(options.regimes ?? []).map((regime, i) => this.#bind(`regime/${i}`, regime, this.live, [])),
     ];
     const groups = [...(options.groups ?? []), ...this.regimes.flatMap(({ regime, training }) => regime.groups?.(training) ?? [])];
@@ -179,7 +180,9 @@ export class Session {
   }
 
   context = () =>
-    this.optimization.context(this.step, this.settings.steps, this.#root.fork(`optimizer/${this.step}`), this.model.sites, this.taps?.taps ?? none);
+    this.optimization.context(this.step, this.settings.steps, this.#root.fork(`optimizer/${this.step}`), this.model.sites, this.taps?.taps ?? none, (message) =>
+      this.#options.onEvent?.({ event: "warning", message }),
+    );
 
   #choose(w: Parameter, on: boolean, state: "keep" | "drop"): void {
     this.nameOf(w);
