@@ -13,7 +13,7 @@ import { startUp } from "./start.ts";
 import { trainStep } from "./steps.ts";
 
 const usage = `usage: npm run bench -- gemm | svd | sparse | attention | gpt2-step | llama-step [--config 9m|60m] | step --width N --depth N --tokens N | growth
-                        [--mode forward|lora|full] [--update-in-backward] [--threads N] [--runs N] [--warmup N] [--json] [--check]
+                        [--mode forward|lora|full|galore] [--update-in-backward] [--threads N] [--runs N] [--warmup N] [--json] [--check]
                         [--peer "COMMAND" [--rounds N]]   run ours and the peer in alternation and print ratios
        growth [--rounds N] writes a table and a picture into --out (bench/results)
        start [--runs N]    the time until strut has started`;
@@ -38,7 +38,7 @@ const { values, positionals } = parseArgs({
   },
 });
 
-const modes: readonly Mode[] = ["forward", "lora", "full"];
+const modes: readonly Mode[] = ["forward", "lora", "full", "galore"];
 const mode = modes.find((name) => name === values.mode);
 const llama = Object.entries(llamas).find(([name]) => name === values.config)?.[1];
 const self = fileURLToPath(import.meta.url);

@@ -2,7 +2,7 @@ import { adapt, adapterParameters, lora, parameters, randomModel, type Model } f
 import { add, backward, cast, mul, noGrad, Parameter, scale, scope, sum, tensor, type Rng, type Tensor } from "strut/tensor";
 import { languageModelLoss } from "strut/training";
 
-export type Mode = "forward" | "lora" | "full";
+export type Mode = "forward" | "lora" | "full" | "galore";
 
 /** What is trained for a few steps: a model of random weights on one batch of random tokens. */
 export interface Case {
@@ -49,7 +49,7 @@ export async function makeModel({ config, targets }: Case, mode: Mode, rng: Rng,
   const source = from && new Map([...parameters(from), ...adapterParts(from)]);
   const draw = (name: string, shape: readonly number[]): Tensor => (source ? cast(source.get(name)!, "f64") : rng.fork(name).normal(shape, 0.02));
   const base = randomModel(config, draw, { dtype: from ? "f64" : "f32" });
-  if (mode === "full") for (const parameter of parameters(base).values()) parameter.trainable = true;
+  if (mode === "full" || mode === "galore") for (const parameter of parameters(base).values()) parameter.trainable = true;
   if (mode !== "lora") return base;
   const tuned = await adapt(base, lora, { r: 8, alpha: 16 }, { targets: [...targets], seed: 1 });
   // B is small instead of zero: otherwise A's first gradient is zero

@@ -1,5 +1,5 @@
 import { parameters, type Model } from "strut";
-import { adamw } from "strut/optimizers";
+import { adamw, galore } from "strut/optimizers";
 import { engine, noGrad, Rng, scope } from "strut/tensor";
 import { languageModelLoss, train } from "strut/training";
 import { watchKernels, type KernelTimes } from "./kernel-time.ts";
@@ -29,6 +29,8 @@ export async function trainStep(options: Options, tried: Case, mode: Mode): Prom
     tokens_per_s: Math.round((rows * tokens * 10) / middle) / 10,
     first_loss: losses[0],
     last_loss: losses.at(-1),
+    // the first step makes the projectors
+    ...(mode === "galore" ? { refresh_s: times[0]! - middle } : {}),
     pool_mib: Math.round(engine().pool.pooledBytes / 2 ** 20),
     ...clocks.shares(kept.reduce((total, seconds) => total + seconds, 0)),
   });
@@ -57,7 +59,10 @@ async function stepTimes(model: Model, batch: Tokens, runs: number, warmup: numb
     steps: runs + warmup,
     learningRate: mode === "lora" ? 1e-3 : 1e-4,
     updateInBackward: options.updateInBackward,
-    optimizer: { method: adamw, options: { weightDecay: 0.01 } },
+    optimizer:
+      mode === "galore"
+        ? { method: galore, options: { rank: 128, updateProjGap: 200, scale: 0.25 } }
+        : { method: adamw, options: { weightDecay: 0.01 } },
     onEvent(event) {
       if (event.event === "start") last = performance.now();
       if (event.event !== "step") return;
