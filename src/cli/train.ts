@@ -1,10 +1,12 @@
 import type { Command } from "commander";
 import type { z } from "zod";
 import { prepare, type Prepared } from "../recipe/prepare.ts";
-import { readRecipe } from "../recipe/read.ts";
+import { parseRecipe, readRecipe } from "../recipe/read.ts";
 import { clearRun, outputs, runRecipe, type RunResult } from "../recipe/run.ts";
-import { recipeSchema } from "../recipe/schema.ts";
-import { grouped } from "../report/numbers.ts";
+import { recipeSchema, type Recipe } from "../recipe/schema.ts";
+import { StrutError } from "../errors.ts";
+import type { MemoryEvent, TrainingEvent } from "../training/index.ts";
+import { bytesText, grouped } from "../report/numbers.ts";
 import { facts } from "../report/table.ts";
 import { engine } from "../tensor/index.ts";
 import { backendText, print, printJson, type Io } from "./io.ts";
@@ -13,7 +15,11 @@ import { coverageFacts, TrainingProgress } from "./progress.ts";
 import { Exit } from "./exit.ts";
 
 interface Options {
-  recipe: string;
+  recipe?: string;
+  fromScratch?: string;
+  tokenizer?: string;
+  data?: string;
+  memory?: boolean;
   out: string;
   resume?: boolean;
   overwrite?: boolean;
@@ -22,8 +28,12 @@ interface Options {
 
 export function define(command: Command, io: Io): void {
   command
-    .requiredOption("--recipe <file>", "what to train and how, in YAML")
+    .option("--recipe <file>", "what to train and how, in YAML; not needed with --from-scratch and --data")
+    .option("--from-scratch <config>", "train a model of this config.json from random weights, in place of the recipe's model")
+    .option("--tokenizer <folder>", "the tokenizer to use, in place of the recipe's")
+    .option("--data <text>", "text file to train on, in place of the recipe's")
     .addOption(outOption("folder for events.jsonl, checkpoints and the result"))
+    .option("--memory", "print the bytes of weights, gradients, states and activations, and the peak of the process")
     .option("--resume", "go on from the newest checkpoint in the folder; start if there is none")
     .option("--overwrite", "start anew in a folder that holds a run, whose files are removed")
     .addOption(jsonOption())
@@ -48,8 +58,25 @@ function objectInside(field: z.ZodType): z.ZodObject | undefined {
   return shape ? (field as z.ZodObject) : innerType && objectInside(innerType);
 }
 
-async function trainRecipe({ recipe: path, out, resume = false, overwrite = false, json }: Options, io: Io): Promise<void> {
+/** The recipe with what the command line has in its place; without a recipe, one of that alone. */
+async function recipeOf({ recipe: path, fromScratch, tokenizer, data }: Options): Promise<Recipe> {
+  if (path === undefined) {
+    if (fromScratch === undefined || data === undefined)
+      throw new StrutError("recipe", "train needs --recipe, or --from-scratch with --data", { hint: "examples/ has whole recipes." });
+    return parseRecipe(JSON.stringify({ model: fromScratch, fromScratch: true, tokenizer, data: { text: data } }), "command line");
+  }
   const recipe = await readRecipe(path);
+  return {
+    ...recipe,
+    ...(fromScratch === undefined ? {} : { model: fromScratch, fromScratch: true, method: recipe.fromScratch ? recipe.method : "full" }),
+    ...(tokenizer === undefined ? {} : { tokenizer }),
+    ...(data === undefined ? {} : { data: { ...recipe.data, text: data } }),
+  };
+}
+
+async function trainRecipe(options: Options, io: Io): Promise<void> {
+  const { out, resume = false, overwrite = false, json } = options;
+  const recipe = await recipeOf(options);
   if (!resume) await refuseFilled(out, overwrite, "Choose a new folder, add --resume to go on with the run in it, or --overwrite to start anew.");
   const prepared = await prepare(recipe);
   if (!resume && overwrite) await clearRun(out);
@@ -57,20 +84,29 @@ async function trainRecipe({ recipe: path, out, resume = false, overwrite = fals
   const progress = new TrainingProgress(io);
   const began = performance.now();
   // from here on Ctrl-C saves; before, nothing was written that would need it
-  const result = await runRecipe(prepared, { out, resume, signal: io.interrupt(), onEvent: json ? (event) => printJson(io, event) : progress.show }).finally(
-    () => progress.end(),
-  );
+  let memory: MemoryEvent | undefined;
+  const onEvent = (event: TrainingEvent): void => {
+    if (event.event === "memory") memory = event;
+    if (json) printJson(io, event);
+    else progress.show(event);
+  };
+  const result = await runRecipe(prepared, { out, resume, signal: io.interrupt(), onEvent }).finally(() => progress.end());
   const { adapter, folder, checkpoint, reason, step, loss, heldOut } = result;
   if (json) printJson(io, { event: "result", step, reason, loss, heldOut, adapter, folder, checkpoint });
   else print(io, `\n${describedResult(result, out, (performance.now() - began) / 1000)}`);
+  if (options.memory && memory) {
+    const process = peakRss();
+    if (json) printJson(io, { ...memory, event: "memory-peak", process });
+    else print(io, `\n${describedMemory(memory, process)}`);
+  }
   if (!result.stopped) return;
-  if (!json) print(io, `\nStopped. To go on: strut train --recipe ${path} --out ${out} --resume`);
+  if (!json) print(io, `\nStopped. To go on: strut train${options.recipe === undefined ? "" : ` --recipe ${options.recipe}`} --out ${out} --resume`);
   throw new Exit(130);
 }
 
 const describedRun = ({ recipe, model, coverage, parameters: { trained, total }, batches, heldOut, window }: Prepared): string =>
   facts([
-    ["model", recipe.model],
+    ["model", recipe.fromScratch ? `${recipe.model}, from random weights` : recipe.model],
     ["method", recipe.method],
     ...(coverage ? coverageFacts(coverage, model.sites) : []),
     ["trains", `${grouped(trained)} parameters (the model has ${grouped(total)})`],
@@ -79,6 +115,19 @@ const describedRun = ({ recipe, model, coverage, parameters: { trained, total },
       `${recipe.data.text}: ${grouped(batches.epochLength ?? 0)} batches of ${recipe.training.batchSize} × ${window} tokens${heldOut ? `, ${grouped(heldOut.length)} tokens held out` : ""}`,
     ],
     ["backend", backendText(engine())],
+  ]);
+
+/** Most memory this process had, in bytes. */
+const peakRss = (): number => process.resourceUsage().maxRSS * 1024;
+
+const describedMemory = ({ weights, gradients, states, activations, peak }: MemoryEvent, whole: number): string =>
+  facts([
+    ["weights", bytesText(weights)],
+    ["gradients", bytesText(gradients)],
+    ["optimizer states", bytesText(states)],
+    ["activations", bytesText(activations)],
+    ["peak of the step", bytesText(peak)],
+    ["peak of the process", bytesText(whole)],
   ]);
 
 const describedResult = ({ step, reason, loss, best, heldOut, adapter, folder, checkpoint }: RunResult, out: string, seconds: number): string =>

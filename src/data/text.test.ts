@@ -53,6 +53,7 @@ describe("text files", () => {
 
   it("give one text, or one a line with an end after each", () => {
     expect(textsOf('{"text":"a"}\nb', "x.txt")).toEqual(['{"text":"a"}\nb']);
+    expect(textsOf("one\n<|endoftext|>\n two\n<|endoftext|>\n", "x.txt.gz")).toEqual(["one", "two"]);
     const texts = textsOf('{"text":"ab"}\n\n{"text":"c","n":1}\n', "x.jsonl");
     expect([...tokenStream(encoder, texts)]).toEqual([97, 98, 0, 99, 0]);
     expect(textsOf('{"body":"ab"}', "x.jsonl", "body")).toEqual(["ab"]);

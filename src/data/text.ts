@@ -61,9 +61,19 @@ export function tokenBatches(ids: ArrayLike<number>, { window, rows, seed = 0 }:
   };
 }
 
-/** The texts of a .jsonl file (one object a line, the text under `field`), or a .txt file as one text. `path` stands in messages. */
+/** What separates texts in a plain file, as in the data sets of GPT-2 and TinyStories. */
+const SEPARATOR = "<|endoftext|>";
+
+/**
+ * The texts of a .jsonl file (one object a line, the text under `field`), or of a plain one: the parts between <|endoftext|>, or the
+ * whole. `path` stands in messages; .gz at its end says nothing of the content.
+ */
 export function textsOf(content: string, path: string, field = "text"): string[] {
-  if (!/\.(jsonl|ndjson)$/i.test(path)) return [content];
+  if (!/\.(jsonl|ndjson)(\.gz)?$/i.test(path)) {
+    if (!content.includes(SEPARATOR)) return [content];
+    const parts = content.split(SEPARATOR).map((part) => part.trim());
+    return parts.filter((part) => part !== "");
+  }
   const texts: string[] = [];
   for (const [index, line] of content.split("\n").entries()) {
     if (line.trim() === "") continue;

@@ -5,7 +5,7 @@ import { StrutError } from "../errors.ts";
 import type { Tokenizer } from "../formats/tokenizer.ts";
 import { languageDimensions, parameters, unfreeze, type Model } from "../models/index.ts";
 import { start, type Parameter } from "../tensor/index.ts";
-import { openModel, openText } from "./open.ts";
+import { freshModel, openModel, openText, type Opened } from "./open.ts";
 import type { Recipe } from "./schema.ts";
 
 /** A run that is ready to start: everything a recipe names was found, and it fits together. */
@@ -35,12 +35,19 @@ export function trainedSize(model: Model): number {
   return sizes(all.filter(({ trainable }) => trainable));
 }
 
+function opened({ model, fromScratch, tokenizer, training }: Recipe): Promise<Opened> {
+  if (!fromScratch) return openModel(model, { tokenizer });
+  if (tokenizer === undefined && model.endsWith(".json"))
+    throw new StrutError("recipe", `${model} is a config.json, which brings no tokenizer`, { path: "tokenizer", hint: "Name the folder of one as tokenizer." });
+  return freshModel(model, tokenizer ?? model, training.seed);
+}
+
 /** Loads what a recipe names: model, tokenizer, text, method. Nothing is written. */
 export async function prepare(recipe: Recipe): Promise<Prepared> {
   const { data, training } = recipe;
   const content = await openText(data.text);
   await start();
-  const { model: base, tokenizer } = await openModel(recipe.model);
+  const { model: base, tokenizer } = await opened(recipe);
   const { context } = languageDimensions(base);
   const window = data.window ?? Math.min(context, LONGEST);
   if (window > context)

@@ -4,6 +4,7 @@ import type { z } from "zod";
 import { nearest, StrutError } from "../errors.ts";
 import { readText } from "../formats/files.ts";
 import { camel } from "../nn/options.ts";
+import { withHuggingFaceOptimizer } from "./huggingface-optimizers.ts";
 import { recipeAliases, recipeSchema, type Recipe } from "./schema.ts";
 
 type Path = readonly string[];
@@ -134,9 +135,16 @@ export function parseRecipe(text: string, path = "recipe.yaml"): Recipe {
   if (!isObject(given)) throw source.error("it holds no keys", "Begin with `model: FOLDER`; examples/ has whole recipes.");
   const spelled = new Map<string, Path>();
   const renamed = named(given, recipeSchema, source, { name: [], written: [] }, spelled);
+  if (renamed["fromScratch"] === true) renamed["method"] ??= "full";
   const parsed = recipeSchema.safeParse(renamed);
   if (!parsed.success) throw wrongValue(parsed.error.issues[0]!, renamed, source, spelled);
   const recipe = parsed.data;
   const here = (file: string): string => (isAbsolute(file) ? file : join(dirname(path), file));
-  return { ...recipe, model: here(recipe.model), data: { ...recipe.data, text: here(recipe.data.text) } };
+  return {
+    ...recipe,
+    model: here(recipe.model),
+    ...(recipe.tokenizer === undefined ? {} : { tokenizer: here(recipe.tokenizer) }),
+    data: { ...recipe.data, text: here(recipe.data.text) },
+    training: withHuggingFaceOptimizer(recipe.training, (message, hint) => source.error(message, hint, source.line(["training", "optim"]))),
+  };
 }

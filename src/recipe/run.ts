@@ -4,7 +4,7 @@ import { join } from "node:path";
 import { merge, saveAdapter } from "../adapters/index.ts";
 import { fileError } from "../formats/files.ts";
 import { saveModel } from "../models/index.ts";
-import { train, type CheckpointOptions, type TrainingEvent, type TrainOptions, type TrainResult } from "../training/index.ts";
+import { train, type CheckpointOptions, type NamedGroup, type TrainingEvent, type TrainOptions, type TrainResult } from "../training/index.ts";
 import { optimizerById } from "../catalog.ts";
 import type { Prepared } from "./prepare.ts";
 
@@ -88,8 +88,16 @@ export async function trainOptions({
   return {
     data: batches,
     ...Object.fromEntries(Object.entries(optional).filter(([, value]) => value !== undefined)),
-    optimizer: { method: await optimizerById(t.optimizer), options: t.optimizerOptions },
+    optimizer: {
+      method: await optimizerById(t.optimizer),
+      options: t.optimizerOptions,
+      ...(t.innerOptimizer === undefined ? {} : { inner: { method: await optimizerById(t.innerOptimizer), options: t.innerOptions } }),
+    },
     schedule: t.schedule,
+    scheduleOptions: t.scheduleOptions,
+    groups: t.groups.map((group) => Object.fromEntries(Object.entries(group).filter(([, value]) => value !== undefined)) as unknown as NamedGroup),
+    decayOn: t.decayOn,
+    ...(t.ema ? { ema: t.ema } : {}),
     warmup: t.warmup,
     accumulate: t.accumulate,
     recompute: t.recompute,
@@ -130,7 +138,8 @@ export async function runRecipe(prepared: Prepared, { out, resume = false, onEve
     }
     const [adapter, folder] = [join(out, outputs.adapter), join(out, outputs.merged)];
     await saveAdapter(result.model, adapter, { overwrite: true });
-    if (!recipe.merge) return { ...result, adapter };
+    // an adapter on random weights is of no use without them
+    if (!recipe.merge && !recipe.fromScratch) return { ...result, adapter };
     await saveModel(merge(result.model), folder, { overwrite: true });
     return { ...result, adapter, folder };
   } finally {

@@ -16,6 +16,13 @@ const earlyStopping = z.strictObject({
   minDelta: z.number().nonnegative().default(0).describe("how much lower a loss must be to count as better; defaults to 0"),
 });
 
+const group = z.strictObject({
+  match: names.describe("parts of parameter names, or patterns for whole names; the first group that matches counts"),
+  learningRate: z.number().nonnegative().optional().describe("in place of the run's"),
+  learningRateFactor: z.number().nonnegative().optional().describe("on the run's"),
+  weightDecay: z.number().nonnegative().optional().describe("in place of the run's"),
+});
+
 const training = z.strictObject({
   steps: z.int().nonnegative().optional().describe("optimiser steps; defaults to one epoch"),
   epochs: positive.optional().describe("times the text is seen, in place of steps"),
@@ -23,11 +30,29 @@ const training = z.strictObject({
   accumulate: z.int().positive().default(1).describe("batches whose gradients are averaged in a step; defaults to 1"),
   optimizer: z.string().default("adamw").describe("id of an optimiser (strut methods); defaults to adamw"),
   optimizerOptions: z.record(z.string(), z.unknown()).default({}).describe("its options, such as betas"),
+  innerOptimizer: z.string().optional().describe("id of the optimiser inside one that wraps another, such as adafactor in galore; defaults to its own"),
+  innerOptions: z.record(z.string(), z.unknown()).default({}).describe("options of that"),
+  optim: z.string().optional().describe("in place of optimizer: a name of transformers' TrainingArguments, such as galore_adamw_8bit"),
+  optimArgs: z.string().optional().describe('its options as transformers writes them: "rank=64, update_proj_gap=100, scale=0.10"'),
+  optimTargetModules: names.optional().describe("with optim: modules whose matrices it projects"),
   learningRate: z.number().nonnegative().optional().describe("defaults to the optimiser's"),
   weightDecay: z.number().nonnegative().optional().describe("defaults to the optimiser's"),
-  schedule: z.enum(scheduleNames).default("linear").describe("how the rate falls after warm-up: constant, linear or cosine; defaults to linear"),
+  schedule: z
+    .enum(scheduleNames)
+    .default("linear")
+    .describe(`how the rate falls after warm-up: ${scheduleNames.join(", ")}; defaults to linear`),
+  scheduleOptions: z.record(z.string(), z.unknown()).default({}).describe("options of the schedule, such as minRate or cycles"),
   warmup: z.number().nonnegative().default(0).describe("steps over which the rate rises from 0; below 1 a share of all steps; defaults to 0"),
   clip: positive.optional().describe("largest norm of all gradients together; defaults to no clipping"),
+  groups: z.array(group).default([]).describe("parameters, by name, with a learning rate or decay of their own"),
+  decayOn: z
+    .enum(["all", "matrices"])
+    .default("all")
+    .describe("what weightDecay pulls on: all, as torch does, or matrices, as transformers does; defaults to all"),
+  ema: z
+    .strictObject({ decay: z.number().min(0).lt(1).describe("share of the old average that is kept at a step") })
+    .optional()
+    .describe("average the weights: evaluations and the result have the averages"),
   evaluateEvery: z.int().positive().optional().describe("steps between evaluations on the held-out text; defaults to one at the end"),
   checkpointEvery: z.int().positive().optional().describe("steps between checkpoints; defaults to one at the end"),
   keepCheckpoints: z.int().positive().default(2).describe("how many of the newest stay; defaults to 2"),
@@ -39,9 +64,14 @@ const training = z.strictObject({
 
 /** What a recipe holds. Keys are camelCase; snake_case is read too, and PEFT's names of what PEFT has. */
 export const recipeSchema = z.strictObject({
-  model: z.string().describe("folder of the base model"),
+  model: z.string().describe("folder of the base model; from scratch its config.json alone will do"),
+  fromScratch: z.boolean().default(false).describe("start from random weights in place of the model's; defaults to false"),
+  tokenizer: z.string().optional().describe("folder of the tokenizer; defaults to the model's"),
   data: data.describe("what is trained on"),
-  method: z.string().default("lora").describe("id of an adapter method (strut methods), or full to train every weight; defaults to lora"),
+  method: z
+    .string()
+    .default("lora")
+    .describe("id of an adapter method (strut methods), or full to train every weight; defaults to lora, and from scratch to full"),
   options: z.record(z.string(), z.unknown()).default({}).describe("the method's options (strut methods ID)"),
   targets: names.optional().describe("modules to adapt: names, a pattern, or all-linear; defaults to PEFT's for the model type"),
   excludeModules: names.optional().describe("modules that are left alone"),

@@ -205,6 +205,7 @@ function stateOf(session: Session): State {
     optimizer: session.optimization.state(session.nameOf),
     regimes: Object.fromEntries(session.regimes.flatMap(({ name, regime }) => (regime.state ? [[name, regime.state]] : []))),
     masks: Object.fromEntries(masks),
+    ...(session.averages ? { averages: session.averages.state } : {}),
   };
 }
 
@@ -228,6 +229,7 @@ function apply(session: Session, saved: Saved, tensors: ReadonlyMap<string, Tens
   session.optimization.restore((state["optimizer"] ?? {}) as State, session.trained);
   for (const [name, rows] of Object.entries((state["masks"] ?? {}) as Record<string, Tensor>))
     session.structure.masks.set(session.trained.get(name)!, toBytes(rows));
+  session.averages?.restore((state["averages"] ?? {}) as State);
   const regimes = (state["regimes"] ?? {}) as State;
   for (const { name, regime } of session.regimes) {
     if (!regime.state) continue;

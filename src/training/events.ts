@@ -13,6 +13,7 @@ export type TrainingEvent =
     }
   | StepEvent
   | { readonly event: "evaluation"; readonly step: number; readonly loss: number; readonly perplexity: number; readonly tokens: number; readonly best: boolean }
+  | MemoryEvent
   | { readonly event: "checkpoint"; readonly step: number; readonly path: string }
   | { readonly event: "warning"; readonly message: string }
   | { readonly event: "end"; readonly step: number; readonly reason: EndReason; readonly loss: number; readonly seconds: number; readonly tokens: number };
@@ -36,3 +37,18 @@ export interface StepEvent {
 }
 
 export type EndReason = "finished" | "stopped" | "early-stopping";
+
+/** Bytes of the first step of a run, or of the first after a resume. */
+export interface MemoryEvent {
+  readonly event: "memory";
+  /** All parameters, trained or not. */
+  readonly weights: number;
+  /** The most that were alive together. */
+  readonly gradients: number;
+  /** What the optimiser keeps of the parameters. */
+  readonly states: number;
+  /** What the forward pass kept for backward. */
+  readonly activations: number;
+  /** The most that strut held at once in the step, all of the above and temporaries included. */
+  readonly peak: number;
+}

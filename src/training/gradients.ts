@@ -1,7 +1,8 @@
 import { StrutError } from "../errors.ts";
 import { accumulate } from "../optimizers/in-place.ts";
-import { add, backward, contiguous, scale, scope, type Parameter, type Tensor } from "../tensor/index.ts";
+import { add, backward, contiguous, engine, scale, scope, type Parameter, type Tensor } from "../tensor/index.ts";
 import { copyOf } from "../tensor/tensor.ts";
+import { bytesTogether } from "./state-tree.ts";
 import { updateAtOnce } from "./in-backward.ts";
 import type { Pulse } from "./pulse.ts";
 import type { Session } from "./session.ts";
@@ -46,6 +47,8 @@ async function batchGradients(
   const terms = session.regimes.flatMap(({ regime, training }) => regime.loss?.(training) ?? []);
   let extra: number | undefined;
   for (const term of terms) extra = (extra ?? 0) + (await term.item());
+  const { used } = session;
+  used.forward = Math.max(used.forward, engine().pool.usedBytes);
   const total = value + (extra ?? 0);
   if (!Number.isFinite(total)) throw diverged("the loss", total, session.step, rate);
   await pulse.beat();
@@ -58,12 +61,16 @@ async function batchGradients(
       const sum = sums.get(w);
       if (sum) accumulate(sum, 1, gradient);
       await receive(session, w, sum ?? gradient, last);
-      if (session.settings.updateInBackward) await updateAtOnce(session, w, rate);
+      if (session.settings.updateInBackward) {
+        used.gradients = Math.max(used.gradients, bytesTogether(sums.values()));
+        await updateAtOnce(session, w, rate);
+      }
       await pulse.beat();
     },
   });
   if (last) for (const [w, sum] of [...sums]) if (!seen.has(w)) await receive(session, w, sum, true);
   separate(sums);
+  used.gradients = Math.max(used.gradients, bytesTogether(sums.values()));
   return { loss: value, extra };
 }
 

@@ -9,7 +9,7 @@ import { PhaseKeeper } from "./phases.ts";
 import { Pulse } from "./pulse.ts";
 import type { CheckpointFolder } from "./checkpoint.ts";
 import { Session } from "./session.ts";
-import { bytesOfState } from "./state-tree.ts";
+import { bytesOfState, bytesTogether } from "./state-tree.ts";
 
 export interface TrainResult {
   /** The model with its trained parameters: the one that was passed, unless it was consumed. */
@@ -99,6 +99,7 @@ class Training {
       await this.#begin();
       const reason = await this.#steps();
       if (this.#folder && this.#saved?.step !== this.#session.step) await this.#save();
+      if (reason !== "stopped") this.#session.averages?.swap();
       const { step, model, optimization } = this.#session;
       const { loss, best } = this.#progress;
       const optimizerBytes = bytesOfState(optimization.state(this.#session.nameOf));
@@ -163,10 +164,14 @@ class Training {
     const began = performance.now();
     const { settings, optimization, structure } = session;
     const rate = settings.learningRate * settings.schedule(session.step, settings.steps);
+    const { pool } = engine();
+    const [before, peak] = [pool.usedBytes, pool.peakBytes];
+    pool.peakBytes = before;
     const measured = await scope(
       async () => {
         await session.beginStep();
         session.setLive(`step/${session.step}`);
+        if (session.step === 0) session.averages?.follow();
         session.batch = await session.source.batch(session.step * settings.accumulate);
         await this.#phases.enter();
         await session.hook("beforeForward");
@@ -178,6 +183,7 @@ class Training {
         await session.hook("beforeStep");
         await optimization.update(session.gradients, session.context(), this.#pulse.beat);
         for (const w of structure.masks.keys()) structure.hold(w);
+        session.averages?.follow();
         await session.hook("afterStep");
         if (this.#endsEpoch()) await session.hook("afterEpoch");
         session.applyChoices();
@@ -188,7 +194,21 @@ class Training {
       },
       { exclusive: true },
     );
+    if (this.#done === 0) this.#tellMemory(before);
+    pool.peakBytes = Math.max(peak, pool.peakBytes);
     this.#report(measured, rate, (performance.now() - began) / 1000);
+  }
+
+  #tellMemory(before: number): void {
+    const { parameters: all, optimization, used, nameOf } = this.#session;
+    this.#tell({
+      event: "memory",
+      weights: bytesTogether(new Set(all.values())),
+      gradients: used.gradients,
+      states: bytesOfState(optimization.state(nameOf)),
+      activations: used.forward - before,
+      peak: engine().pool.peakBytes,
+    });
   }
 
   #endsEpoch(): boolean {
@@ -227,7 +247,8 @@ class Training {
     const enough = () => (earlyStopping && progress.waited >= earlyStopping.patience ? "early-stopping" : undefined);
     if (!evaluate || progress.evaluated === step || !(step % evaluate.every === 0 || step === session.settings.steps)) return enough();
     session.setLive("evaluation", false);
-    const measured = await measure(session.model, session.settings.task, evaluate, signal);
+    session.averages?.swap();
+    const measured = await measure(session.model, session.settings.task, evaluate, signal).finally(() => session.averages?.swap());
     if (!measured) return "stopped";
     const { loss, tokens } = measured;
     if (!Number.isFinite(loss)) throw diverged("the evaluation loss", loss, step - 1, session.settings.learningRate);

@@ -34,6 +34,11 @@ export interface EvaluationOptions {
 /** Whether evaluation data are batches. */
 export const areBatches = (data: EvaluationOptions["data"]): data is readonly Batch[] => typeof data[0] === "object";
 
+/** A parameter group by name. */
+export interface NamedGroup extends Omit<ParameterGroup, "parameters"> {
+  readonly match: string | readonly string[];
+}
+
 export interface OptimizerChoice {
   readonly method: AnyOptimizer;
   readonly options?: Readonly<Record<string, unknown>>;
@@ -59,14 +64,23 @@ export interface TrainOptions {
   weightDecay?: number;
   /** Defaults to constant. */
   schedule?: ScheduleName | Schedule;
+  /** Options of a schedule that is named, such as { cycles: 4 } for cosine_with_restarts. */
+  scheduleOptions?: Readonly<Record<string, unknown>>;
   /** Steps over which the rate rises from 0; below 1 a share of all steps. Defaults to 0. */
   warmup?: number;
   /** Largest 2-norm of all gradients together; defaults to no clipping. */
   clip?: number;
   /** Batches per step, whose gradients are averaged; defaults to 1. */
   accumulate?: number;
-  /** Parameters with rates, decay, schedule or chain of their own, beside those that regimes ask for. */
-  groups?: readonly ParameterGroup[];
+  /**
+   * Parameters with rates, decay, schedule or chain of their own, beside those that regimes ask for; given themselves, or as
+   * `match`: parts of their names, or patterns for whole names. A parameter belongs to the first group that matches.
+   */
+  groups?: readonly (ParameterGroup | NamedGroup)[];
+  /** What `weightDecay` pulls on: all parameters, as torch does, or matrices alone, as transformers' Trainer does. Defaults to all. */
+  decayOn?: "all" | "matrices";
+  /** Averages the weights: average ← decay·average + (1 − decay)·w after every step. Evaluations and the result have the averages. */
+  ema?: { decay: number };
   /** Mean loss on other data, every so many steps and at the end. */
   evaluate?: EvaluationOptions;
   /** Stop when `patience` evaluations in a row did not lower the loss by more than `minDelta` (0). */
@@ -187,6 +201,8 @@ export async function settle(options: TrainOptions, regimes: readonly Regime[], 
   for (const name of ["learningRate", "weightDecay", "warmup"] as const) atLeastZero(options[name], name);
   if (options.clip !== undefined && !(options.clip > 0))
     throw new StrutError("option", `clip is ${options.clip}; it must be a norm above 0`, { path: "clip", hint: "Leave it out to train without clipping." });
+  if (options.ema && !(options.ema.decay >= 0 && options.ema.decay < 1))
+    throw new StrutError("option", `ema.decay is ${options.ema.decay}; it must be at least 0 and below 1`, { path: "ema.decay", hint: "0.999 is common." });
   whole(options.evaluate?.every, "evaluate.every", 1);
   whole(options.checkpoint?.every, "checkpoint.every", 1);
   whole(options.checkpoint?.keep, "checkpoint.keep", 1);
@@ -197,7 +213,7 @@ export async function settle(options: TrainOptions, regimes: readonly Regime[], 
     throw new StrutError("option", "resume needs the folder of the checkpoints", { path: "resume", hint: "Give `checkpoint: { dir }` too." });
   const { transform, rates, described, regime } = transformOf(options.optimizer ?? adamw);
   const warmup = options.warmup === undefined || options.warmup >= 1 ? (options.warmup ?? 0) : Math.round(options.warmup * steps);
-  const schedule = scheduleOf(options.schedule ?? "constant", warmup);
+  const schedule = scheduleOf(options.schedule ?? "constant", warmup, options.scheduleOptions);
   const [learningRate, weightDecay] = [options.learningRate ?? rates.learningRate ?? 1e-3, options.weightDecay ?? rates.weightDecay ?? 0];
   const sampled = (of: Schedule): number[] => Array.from({ length: 9 }, (_, i) => of(Math.floor((i * Math.max(0, steps - 1)) / 8), steps));
   const recipe = {
@@ -210,15 +226,17 @@ export async function settle(options: TrainOptions, regimes: readonly Regime[], 
     schedule: sampled(schedule),
     clip: options.clip ?? null,
     data: source.fingerprint,
-    groups: (options.groups ?? []).map(({ parameters, optimizer: own, schedule: factor, ...rates }) => ({
-      ...rates,
-      parameters: parameters.map(({ name }) => name),
+    groups: (options.groups ?? []).map(({ optimizer: own, schedule: factor, ...group }) => ({
+      ...group,
+      ...("parameters" in group ? { parameters: group.parameters.map(({ name }) => name) } : {}),
       ...(own ? { optimizer: transformOf(own).described } : {}),
       ...(factor ? { schedule: sampled(factor) } : {}),
     })),
     evaluate: options.evaluate?.every ?? null,
     earlyStopping: options.earlyStopping ?? null,
     recompute: options.recompute ?? false,
+    ...(options.decayOn === "matrices" ? { decayOn: options.decayOn } : {}),
+    ...(options.ema ? { ema: options.ema } : {}),
     ...(task === languageModelling ? {} : { task: task.name }),
   };
   // not part of the recipe: a run may be resumed either way, bit for bit

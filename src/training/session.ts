@@ -5,6 +5,8 @@ import { parameters as baseParameters, type Model } from "../models/model.ts";
 import type { AdapterSet, Batch, Live, Observer, Params, Regime, Run, Taps, Training, View } from "../nn/contracts.ts";
 import { keepState, Optimization } from "../optimizers/optimization.ts";
 import { backward, isReal, noGrad, Rng, scope, type Gradients, type Parameter, type Tensor } from "../tensor/index.ts";
+import { Averages } from "./averages.ts";
+import { groupsOf } from "./groups.ts";
 import { checkUpdateInBackward, gradientIsGone } from "./in-backward.ts";
 import { areBatches, type Settings, type TrainOptions } from "./options.ts";
 import { Structure } from "./structure.ts";
@@ -28,6 +30,8 @@ export class Session {
   usedSquares = 0;
   hidden: Tensor[] = [];
   validation: Batch | undefined;
+  /** Most bytes in use after a forward pass of this step, and of gradients alive together. */
+  readonly used = { forward: 0, gradients: 0 };
   readonly live: Live;
   readonly model: Model;
   readonly settings: Settings;
@@ -38,6 +42,7 @@ export class Session {
   readonly optimization: Optimization;
   readonly structure: Structure;
   readonly taps: TapRecorder | undefined;
+  readonly averages: Averages | undefined;
   readonly #options: TrainOptions;
   readonly #root: Rng;
   readonly #lives: Live[];
@@ -60,12 +65,14 @@ export class Session {
       ...(settings.regime ? [this.#bind("optimizer", settings.regime, this.live, [])] : []),
       ...(options.regimes ?? []).map((regime, i) => this.#bind(`regime/${i}`, regime, this.live, [])),
     ];
-    const groups = [...(options.groups ?? []), ...this.regimes.flatMap(({ regime, training }) => regime.groups?.(training) ?? [])];
+    const own = this.regimes.flatMap(({ regime, training }) => regime.groups?.(training) ?? []);
+    const groups = [...groupsOf(options, this.trained, own), ...own];
     for (const { parameters } of groups) for (const w of parameters) this.nameOf(w);
     this.optimization = new Optimization(groups, this.trained.values(), { ...settings, ...(options.clip === undefined ? {} : { clip: options.clip }) });
     if (settings.updateInBackward) checkUpdateInBackward(settings, options, this.regimes, this.optimization);
     const wants = (what: string): boolean => this.regimes.some(({ regime }) => regime.wants?.includes(what as never));
     this.taps = wants("taps") || this.optimization.wantsTaps ? new TapRecorder() : undefined;
+    this.averages = options.ema && new Averages(this.trained, options.ema.decay);
     if (wants("teacher") && !options.teacher)
       throw new StrutError("option", "a regime of this run needs a teacher", {
         path: "teacher",
@@ -230,6 +237,7 @@ export class Session {
     this.gradients = new Map();
     this.usedSquares = 0;
     this.hidden = [];
+    Object.assign(this.used, { forward: 0, gradients: 0 });
     this.#passes = 0;
     this.taps?.clear();
     const data = this.#wantsValidation ? this.#validationData! : [];

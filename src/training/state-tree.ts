@@ -25,8 +25,14 @@ export function flatten(state: State, prefix = ""): { tensors: Map<string, Tenso
   return { tensors, scalars };
 }
 
+export function bytesTogether(tensors: Iterable<Tensor>): number {
+  let sum = 0;
+  for (const { size, dtype } of tensors) sum += size * bytesOf(dtype);
+  return sum;
+}
+
 /** Bytes of the tensors of a state. */
-export const bytesOfState = (state: State): number => [...flatten(state).tensors.values()].reduce((sum, { size, dtype }) => sum + size * bytesOf(dtype), 0);
+export const bytesOfState = (state: State): number => bytesTogether(flatten(state).tensors.values());
 
 /** The state that `flatten` took apart. */
 export function unflatten(tensors: Iterable<readonly [string, Tensor]>, scalars: Readonly<Record<string, Scalar>>): State {

@@ -1,6 +1,8 @@
 import { readFile, writeFile } from "node:fs/promises";
 import { join, resolve } from "node:path";
+import { gzipSync } from "node:zlib";
 import { beforeAll, describe, expect, it } from "vitest";
+import { openText } from "../../src/recipe/open.ts";
 import { parseRecipe } from "../../src/recipe/read.ts";
 import { json, names, strut, strutIn, temporary, type Ran } from "./strut.ts";
 
@@ -112,6 +114,81 @@ describe("strut train", () => {
   });
 });
 
+describe("training from scratch", () => {
+  const scratch = ["--from-scratch", "examples/tinystories-9m.config.json", "--tokenizer", model];
+
+  it("starts at random weights of a config, at the loss of a guess, and writes a folder that opens", async () => {
+    const { code, out, err, at } = await trained(
+      tiny().replace("options: { r: 2, lora_alpha: 4 }\ntarget_modules: [q_proj, v_proj]\n", ""),
+      ...scratch,
+      "--memory",
+    );
+    expect([code, err]).toEqual([0, ""]);
+    expect(out).toMatch(/^model +examples\/tinystories-9m\.config\.json, from random weights$/m);
+    const first = JSON.parse((await readFile(join(at, "events.jsonl"), "utf8")).split("\n").find((line) => line.includes('"step":1,'))!) as { loss: number };
+    expect(first.loss).toBeCloseTo(Math.log(512), 0);
+    for (const part of ["weights", "gradients", "optimizer states", "activations", "peak of the step", "peak of the process"])
+      expect(out).toMatch(new RegExp(`^${part} +[\\d.]+ [kMG]B$`, "m"));
+    expect((await strut("eval", join(at, "model"), "--data", to("text.txt"))).code).toBe(0);
+  });
+
+  it("needs no recipe, trains an adapter on random weights and writes both, and says what is missing", async () => {
+    await writeFile(to("few.txt"), "Once upon a time. ".repeat(900));
+    const ran = await strut("train", ...scratch, "--data", to("few.txt"), "--out", to("bare"));
+    expect([ran.code, ran.err]).toEqual([0, ""]);
+    const lora = await trained(tiny("", `from_scratch: true\ntokenizer: ${model}\nmethod: lora\n`));
+    expect(await names(lora.at)).toEqual(["adapter", "checkpoints", "events.jsonl", "merged"]);
+    expect((await strut("train", "--from-scratch", "examples/tinystories-9m.config.json", "--out", to("none"))).err).toMatch(
+      /needs --recipe, or --from-scratch with --data/,
+    );
+    const untold = await strut("train", "--from-scratch", "examples/tinystories-9m.config.json", "--data", to("few.txt"), "--out", to("none"));
+    expect(untold.err).toMatch(/is a config\.json, which brings no tokenizer\.?\n.*tokenizer/);
+  });
+
+  it("reads texts that are packed, and says so of one that is broken", async () => {
+    await writeFile(to("packed.txt.gz"), gzipSync("Once upon a time. ".repeat(900)));
+    expect((await strut("train", ...scratch, "--data", to("packed.txt.gz"), "--out", to("packed"))).code).toBe(0);
+    await writeFile(to("broken.txt.gz"), gzipSync("Once upon a time. ".repeat(900)).subarray(0, 60));
+    expect((await strut("train", ...scratch, "--data", to("broken.txt.gz"), "--out", to("broken"))).err).toMatch(/is no text: it cannot be unpacked/);
+  });
+});
+
+describe("transformers' names of optimisers", () => {
+  const training = (text: string) => parseRecipe(`model: m\ndata: { text: t }\ntraining: { ${text} }`).training;
+
+  it("stand for ours, with their arguments and targets", () => {
+    expect(
+      training('optim: galore_adamw_8bit_layerwise, optim_args: "rank=64, update_proj_gap=100, scale=0.10", optim_target_modules: [attn, mlp]'),
+    ).toMatchObject({
+      optimizer: "galore",
+      optimizerOptions: { rank: 64, update_proj_gap: 100, scale: 0.1, targetModules: ["attn", "mlp"] },
+      innerOptimizer: "adamw",
+      innerOptions: { state: "8bit" },
+      updateInBackward: true,
+      weightDecay: 0,
+      decayOn: "matrices",
+    });
+    expect(training("optim: adamw_torch, weight_decay: 0.1")).toMatchObject({ optimizer: "adamw", weightDecay: 0.1 });
+  });
+
+  it.each([
+    ["optim: galore_adam", /line 3: there is no optim "galore_adam"/, /galore_adamw/],
+    ["optim: galore_adamw", /galore_adamw needs optimTargetModules/, /attn/],
+    ["optim: sgd, optim_target_modules: [attn]", /sgd has no target modules/, /./],
+    ["optim: sgd, optim_args: rank", /optimArgs is "rank"/, /rank=64/],
+    ["optim_args: rank=3", /go with optim, which is missing/, /./],
+  ])("%s ends in a sentence", (text, message, hint) => {
+    expect(() => training(text)).toThrow(expect.objectContaining({ message: expect.stringMatching(message), hint: expect.stringMatching(hint) }));
+  });
+
+  it("train as ours do", async () => {
+    const galore = await trained(
+      `model: ${model}\nmethod: full\ndata: { text: text.txt, window: 16 }\ntraining: { steps: 3, batchSize: 2, optim: galore_adamw, optim_args: "rank=4", optim_target_modules: [attn, mlp], groups: [{ match: norm, learningRate: 0 }], scheduleOptions: {}, ema: { decay: 0.5 } }\n`,
+    );
+    expect([galore.code, galore.err]).toEqual([0, ""]);
+  });
+});
+
 describe("a training that cannot be", () => {
   it.each([
     ["targets that match nothing", tiny().replace("[q_proj, v_proj]", "[q_projj]"), /q_projj.*\n.*q_proj/],
@@ -159,7 +236,7 @@ describe("reading recipes", () => {
     ["modl: x\n", /^r\.yaml, line 1: a recipe has no key "modl"$/, /Did you mean model\?/],
     ["model: a\ndata:\n  text: b\ntraining:\n  lerning_rate: 3\n", /line 5: training has no key "lerning_rate"/, /learningRate/],
     ["model: a\ndata: { text: b }\ntraining:\n  learning_rate: fast\n", /line 4: training\.learning_rate is "fast": expected number/, /learningRate:/],
-    ["model: a\ndata: { text: b }\ntraining: { schedule: linaer }", /line 3: training\.schedule is "linaer"/, /constant, linear or cosine/],
+    ["model: a\ndata: { text: b }\ntraining: { schedule: linaer }", /line 3: training\.schedule is "linaer"/, /constant, linear, cosine/],
     ["model: a\ndata: { text: b }\ntraining:\n  early_stopping: {}\n", /line 4: training\.early_stopping\.patience is missing/, /evaluations in a row/],
     ["data: { text: b }", /^r\.yaml: model is missing$/, /folder of the base model/],
     ["model: a\nmodel: b\n", /line 2: it is not valid YAML: Map keys must be unique/, /./],
@@ -197,10 +274,11 @@ describe("reading recipes", () => {
   });
 
   it("the examples are recipes of what is bundled", async () => {
-    for (const name of await names("examples")) {
+    for (const name of (await names("examples")).filter((file) => file.endsWith(".yaml"))) {
       const recipe = parseRecipe(await readFile(join("examples", name), "utf8"), join("examples", name));
-      expect(await names(recipe.model)).toContain("config.json");
-      expect((await readFile(recipe.data.text, "utf8")).length).toBeGreaterThan(1e6);
+      if (recipe.fromScratch) expect(JSON.parse(await readFile(recipe.model, "utf8"))).toHaveProperty("model_type");
+      else expect(await names(recipe.model)).toContain("config.json");
+      expect((await openText(recipe.data.text)).length).toBeGreaterThan(1e6);
     }
   });
 });
