@@ -5,4 +5,6 @@ export { galore } from "./galore.ts";
 export { accumulate, overwrite, scaleInPlace } from "./in-place.ts";
 export { addDecayedWeights, correctBias, decayAfterUpdate, momentum, scaleByLearningRate } from "./links.ts";
 export { chain, optimizer, type Optimizer, type RunStart } from "./optimizer.ts";
+export { outlierScores } from "./outliers.ts";
+export { lisa, owlore } from "./owlore.ts";
 export { sgd } from "./sgd.ts";

@@ -6,6 +6,8 @@ export interface RunStart {
   readonly model: RunnableModel;
   /** Batch k of the training data. */
   batch(k: number): Awaitable<Batch>;
+  /** Tells the user of something the run goes on in spite of. */
+  warn(message: string): void;
 }
 
 /** An optimiser in the catalog. `build` makes its chain; `inner` takes the place of its core where one optimiser wraps another. */

@@ -241,7 +241,7 @@ export async function settle(options: TrainOptions, regimes: readonly Regime[], 
   };
   // not part of the recipe: a run may be resumed either way, bit for bit
   const updateInBackward = options.updateInBackward ?? false;
-  const own = await regime?.({ model, batch: (k) => source.batch(k) });
+  const own = await regime?.({ model, batch: (k) => source.batch(k), warn: (message) => options.onEvent?.({ event: "warning", message }) });
   return {
     ...{ task, source, steps, accumulate, seed, optimizer: transform, learningRate, weightDecay, schedule, updateInBackward, recipe },
     ...(own ? { regime: own } : {}),
