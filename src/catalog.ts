@@ -36,6 +36,7 @@ const methods = {
   nola: async () => (await import("./adapters/nola.ts")).nola,
   pst: async () => (await import("./adapters/pst.ts")).pst,
   randlora: async () => (await import("./adapters/randlora.ts")).randlora,
+  relora: async () => (await import("./adapters/relora.ts")).relora,
   rslora: async () => (await import("./adapters/lora.ts")).rslora,
   s2lora: async () => (await import("./adapters/s2lora.ts")).s2lora,
   sara: async () => (await import("./adapters/sara.ts")).sara,

@@ -28,6 +28,7 @@ export { pst, sparsityAt } from "./pst.ts";
 export { randlora } from "./randlora.ts";
 export { vera } from "./vera.ts";
 export { loadAdapter, loadAdapters } from "./read.ts";
+export { relora } from "./relora.ts";
 export { s2lora } from "./s2lora.ts";
 export { sara, saraLearningRate } from "./sara.ts";
 export { sora } from "./sora.ts";

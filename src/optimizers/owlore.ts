@@ -37,7 +37,7 @@ export async function blockChances(o: Pick<Options, "probMode" | "scores" | "out
   const each = (of: (index: number) => number): number[] => Array.from({ length: blocks }, (_, index) => of(index));
   const given = typeof o.scores === "string" ? await readScores(o.scores) : o.scores;
   const calibrated = async (): Promise<number[]> => {
-    const batches = await Promise.all(Array.from({ length: o.calibrationBatches }, (_, k) => run.batch(k)));
+    const batches = await Promise.all(Array.from({ length: o.calibrationBatches }, async (_, k) => run.batch(k)));
     return outlierScores(run.model as Model, batches, o.outlierThreshold);
   };
   switch (o.probMode) {

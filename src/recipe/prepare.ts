@@ -115,5 +115,10 @@ async function withTrainable(base: Model, recipe: Recipe): Promise<Model> {
       path: "method",
       hint: "strut methods lists the adapters.",
     });
-  return adapt(base, method, recipe.options, { ...targeting, seed: recipe.training.seed });
+  const adapted = await adapt(base, method, recipe.options, { ...targeting, seed: recipe.training.seed });
+  if (!recipe.fromScratch) return adapted;
+  // the rest of a random model cannot stay as it is: embeddings, norms and head train beside the adapter
+  const { matched } = attachedTo(adapted, adapted.active[0]!)!.coverage;
+  const rest = (name: string): boolean => !matched.some((path) => name.startsWith(`${path}.`));
+  return [...parameters(adapted).keys()].some(rest) ? unfreeze(adapted, rest) : adapted;
 }

@@ -346,6 +346,15 @@ export const sheets: Readonly<Record<string, Sheet>> = {
       },
     ],
   },
+  relora: {
+    says: '_optimizer-baselines.md: "W0 += s·BA, then A re-drawn kaiming(a=√5), B=0, every `relora` steps"; W is a copy that trains in the warm start',
+    count: ({ out, in: inner }, o) => out * inner + o["r"] * (inner + out),
+    rank: "r",
+    variants: [
+      { r: 2, alpha: 3, dropout: 0, every: 2 },
+      { r: 1, dropout: 0.3, every: 3, warmStart: 2, reset: "magnitude", resetShare: 0.8 },
+    ],
+  },
   sara: {
     says: 'sara.md: "trainable vector θ_M = θ[M] (nnz)"',
     count: ({ out, in: inner }, o) => Math.max(1, Math.round(o["share"] * out * inner)),
