@@ -88,6 +88,8 @@ export interface Adapter<O extends z.ZodObject = z.ZodObject, P extends Params =
   readonly anyRank?: true;
   /** The whole-number option that sets how much is stored; defaults to `r` where there is one. */
   readonly size?: string;
+  /** Of a method that grows in training: options of a new adapter as large as one with these is in the end. */
+  grown?(o: z.output<O>): Readonly<Record<string, unknown>>;
   readonly layout: AdapterLayout;
 }
 

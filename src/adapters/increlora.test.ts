@@ -189,6 +189,13 @@ describe("IncreLoRA's growth, run by train", () => {
     );
   });
 
+  it("grows evenly over the first two fifths of a run where no interval is given", async () => {
+    const model = await make({ targetRank: 3, topH: 2 });
+    const totals: number[] = [];
+    await watched(model, { afterStep: async () => void totals.push((await ranks(model)).reduce((a, b) => a + b)) }, { steps: 20 });
+    expect(totals).toEqual([4, 4, 6, 6, 8, 8, 10, 10, ...Array<number>(12).fill(12)]);
+  });
+
   it("ends once the target is reached or passed, where it grows by more than one component", async () => {
     const model = await make({ targetRank: 2, increRankNum: 3, topH: 1, increInterval: 2 });
     await train(model, settings);

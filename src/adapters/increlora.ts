@@ -31,7 +31,7 @@ const options = z.object({
   targetRank: z.int().positive().default(2).describe("mean number of components at the end; defaults to 2"),
   increRankNum: z.int().positive().default(1).describe("components that a chosen site grows by; defaults to 1"),
   topH: z.int().positive().default(2).describe("sites that grow at a time; defaults to 2"),
-  increInterval: z.int().positive().default(100).describe("steps between two growths; defaults to 100"),
+  increInterval: z.int().positive().optional().describe("steps between two growths; defaults to what ends them after two fifths of the run"),
   initWarmup: z.int().nonnegative().default(0).describe("steps before the first growth; defaults to 0"),
   alpha: loraOptions.shape.alpha.default(16).describe("the update is scaled by alpha / (number of components + 1e-5); defaults to 16"),
   dropout: loraOptions.shape.dropout,
@@ -110,6 +110,8 @@ function regime(o: Options): Regime<Params> {
   let before: Map<Tensor, Float32Array> | undefined;
   const importance = (path: string): Smoothed => (state[path] ??= { mean: 0, change: 0 }) as unknown as Smoothed;
   const target = (t: Training<Params>): number => o.targetRank * t.views.length;
+  const rounds = (t: Training<Params>): number => Math.ceil((target(t) - o.r * t.views.length) / (o.topH * o.increRankNum));
+  const interval = (t: Training<Params>): number => o.increInterval ?? Math.max(1, Math.floor((0.4 * t.steps - o.initWarmup) / Math.max(1, rounds(t))));
   const total = (t: Training<Params>): number => t.views.reduce((all, { params }) => all + usedOf(params), 0);
   return {
     state,
@@ -117,9 +119,8 @@ function regime(o: Options): Regime<Params> {
       if (t.step === 0) {
         if (o.targetRank < o.r)
           throw new StrutError("option", `increlora: targetRank ${o.targetRank} is below r ${o.r}, from which ranks only grow`, { path: "targetRank" });
-        const rounds = Math.ceil((target(t) - total(t)) / (o.topH * o.increRankNum));
-        const last = Math.max(o.initWarmup, 0) + rounds * o.increInterval;
-        if (rounds > 0 && last >= t.steps)
+        const last = o.initWarmup + rounds(t) * interval(t);
+        if (rounds(t) > 0 && last >= t.steps)
           throw new StrutError("option", `increlora: growing to a mean rank of ${o.targetRank} takes until step ${last}, the run has ${t.steps}`, {
             path: "increInterval",
             hint: "Train longer, or grow more sites at a time or more often.",
@@ -167,7 +168,7 @@ function regime(o: Options): Regime<Params> {
       smooth(own, score, o.beta1, o.beta2);
       return own.mean * own.change;
     });
-    if (!(t.step > o.initWarmup && t.step % o.increInterval === 0)) return;
+    if (!(t.step > o.initWarmup && t.step % interval(t) === 0)) return;
     const wanted = Math.min(o.topH, target(t) - total(t));
     const edge = values.toSorted((a, b) => b - a)[wanted - 1]!;
     t.views.forEach((view, i) => {
@@ -196,6 +197,7 @@ export const increlora = adapter({
   kinds: ["linear"],
   options,
   size: "targetRank",
+  grown: (o) => ({ ...o, r: Math.max(o.r, o.targetRank) }),
   init(site, o, { rng, dtype }): Params {
     return {
       A: rng.fork("A").normal([o.r, site.in], 0.02, dtype),

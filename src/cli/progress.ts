@@ -24,6 +24,10 @@ export function coverageFacts({ matched, unmatched, saved }: Coverage, sites: re
   ];
 }
 
+/** A held-out loss, of language modelling with its perplexity. */
+export const heldOutText = ({ loss, perplexity }: { readonly loss: number; readonly perplexity?: number }): string =>
+  `${loss.toFixed(4)}${perplexity === undefined ? "" : `, perplexity ${perplexity.toFixed(2)}`}`;
+
 /** Shows a run as it goes on: one line in place on a terminal, a line now and then elsewhere. */
 export class TrainingProgress {
   readonly #io: Io;
@@ -37,8 +41,7 @@ export class TrainingProgress {
 
   readonly show = (event: TrainingEvent): void => {
     if (event.event === "step") return this.#step(event);
-    if (event.event === "evaluation")
-      this.#line(`step ${event.step}  held-out loss ${event.loss.toFixed(4)}, perplexity ${event.perplexity.toFixed(2)}${event.best ? "" : " (no better)"}`);
+    if (event.event === "evaluation") this.#line(`step ${event.step}  held-out loss ${heldOutText(event)}${event.best ? "" : " (no better)"}`);
     else if (event.event === "warning") this.#line(`warning: ${event.message}`);
     else if (event.event === "start" && event.resumed) this.#line(`going on from ${event.resumed}, step ${event.step}`);
   };

@@ -11,7 +11,7 @@ import { facts } from "../report/table.ts";
 import { engine } from "../tensor/index.ts";
 import { backendText, print, printJson, type Io } from "./io.ts";
 import { jsonOption, outOption, refuseFilled } from "./options.ts";
-import { coverageFacts, TrainingProgress } from "./progress.ts";
+import { coverageFacts, heldOutText, TrainingProgress } from "./progress.ts";
 import { Exit } from "./exit.ts";
 
 interface Options {
@@ -134,7 +134,7 @@ const describedResult = ({ step, reason, loss, best, heldOut, adapter, folder, c
   facts([
     ["ended", `${reason} after step ${step}, ${seconds.toFixed(1)} s`],
     ["training loss", `${loss.toFixed(4)} in the last step`],
-    ["held-out loss", heldOut && `${heldOut.loss.toFixed(4)}, perplexity ${heldOut.perplexity.toFixed(2)}, at step ${heldOut.step}`],
+    ["held-out loss", heldOut && `${heldOutText(heldOut)}, at step ${heldOut.step}`],
     ["best held out", best && best.step !== heldOut?.step ? `${best.loss.toFixed(4)} at step ${best.step}` : undefined],
     ["adapter", adapter],
     ["model", folder],

@@ -48,12 +48,12 @@ export interface Comparison {
 /** Where a job's result stands. Labels may hold any character. */
 const fileOf = (label: string, rate: number, seed: number): string => join("jobs", encodeURIComponent(label), `rate-${rate}-seed-${seed}.json`);
 
-/** The result of a job that an earlier run left; undefined if there is none, or if it is of another job. */
+/** The result of a job that an earlier run left; undefined if there is none, if it failed, or if it is of another job. */
 async function leftBehind(folder: string, job: Job): Promise<Done | undefined> {
   const text = await readFile(join(folder, job.file), "utf8").catch(() => undefined);
   if (text === undefined) return undefined;
   const done = JSON.parse(text) as Done;
-  return JSON.stringify(done.job) === JSON.stringify(job) ? done : undefined;
+  return "measured" in done && JSON.stringify(done.job) === JSON.stringify(job) ? done : undefined;
 }
 
 /**
@@ -88,7 +88,7 @@ export async function compare(options: CompareOptions): Promise<Comparison> {
   await mkdir(folder, { recursive: true });
   if (!goesOn) await writeSetup(folder, setup);
   const failing = new AbortController();
-  const grid = new Grid({ ...options, signal: AbortSignal.any([signal, failing.signal]) }, plans, 1 + possible.length * (rates.length + seeds - 1));
+  const grid = new Grid({ ...options, budget, signal: AbortSignal.any([signal, failing.signal]) }, plans, 1 + possible.length * (rates.length + seeds - 1));
   // where one process cannot even be started, the others end too
   const { base, rows } = await grid.run().finally(() => failing.abort());
   return { setup, seeds, rates, base: { ...base, parameters: total, bytes: await weightBytes(recipe.model) }, rows: rows.toSorted(byLoss) };
@@ -104,13 +104,13 @@ const nothingFits = (plans: readonly Refused[]): StrutError =>
 
 /** The runs of a comparison. */
 class Grid {
-  readonly #options: CompareOptions;
+  readonly #options: CompareOptions & { readonly budget: Budget };
   readonly #plans: readonly (Plan | Refused)[];
   readonly #total: number;
   readonly #slot: ReturnType<typeof slots>;
   #count = 0;
 
-  constructor(options: CompareOptions, plans: readonly (Plan | Refused)[], total: number) {
+  constructor(options: CompareOptions & { readonly budget: Budget }, plans: readonly (Plan | Refused)[], total: number) {
     this.#options = options;
     this.#plans = plans;
     this.#total = total;
@@ -125,15 +125,15 @@ class Grid {
 
   /** Runs of methods that stand first come first, so that an interrupted comparison has whole rows. */
   async #method(plan: Plan | Refused, rank: number): Promise<Row> {
-    if ("refused" in plan) return rowOf(plan);
-    const { rates, seeds } = this.#options;
+    const { rates, seeds, budget } = this.#options;
+    if ("refused" in plan) return rowOf(plan, budget);
     const run = (rate: number, seed: number): Promise<Done> =>
       this.#do(rank, { file: fileOf(plan.label, rate, seed), method: { id: plan.id, options: plan.options, rate }, seed });
     const search = await Promise.all(rates.map((rate) => run(rate, 0)));
     const rate = bestRate(search);
     if (rate === undefined) this.#count += seeds - 1;
     const rest = rate === undefined ? [] : await Promise.all(Array.from({ length: seeds - 1 }, (_, i) => run(rate, i + 1)));
-    return rowOf(plan, search, rest);
+    return rowOf(plan, budget, search, rest);
   }
 
   async #do(rank: number, job: Job): Promise<Done> {

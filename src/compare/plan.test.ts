@@ -65,10 +65,10 @@ describe("a method's size for a budget", () => {
     expect(await plan("lora", 100)).toMatchObject({ refused: "even r = 1 stores 1,120 parameters, more than the budget of 100" });
   });
 
-  it("must be given where it says only how far a method grows", async () => {
-    expect(await plan("increlora", 1e4)).toMatchObject({
-      refused: "targetRank decides only during training what is stored; give it, as in increlora:targetRank=3",
-    });
+  it("of a method that grows is that of its end", async () => {
+    // a component has a number of its own beside its row and column
+    expect(await plan("increlora", 3 * (PER_RANK + 10))).toMatchObject({ size: { name: "targetRank", value: 3 }, stored: 3 * (PER_RANK + 10) });
+    expect(await plan("increlora:target_rank=2", 1e4)).toMatchObject({ options: { target_rank: 2 }, stored: 2 * (PER_RANK + 10) });
   });
 });
 

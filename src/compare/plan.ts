@@ -4,6 +4,7 @@ import { join } from "node:path";
 import { adapt, saveAdapter } from "../adapters/index.ts";
 import { StrutError } from "../errors.ts";
 import type { Model } from "../models/index.ts";
+import { parseOptions } from "../nn/options.ts";
 import { trainedSize } from "../recipe/prepare.ts";
 import type { Recipe } from "../recipe/schema.ts";
 import { grouped } from "../report/numbers.ts";
@@ -52,7 +53,8 @@ export async function planMethod(model: Model, choice: Choice, { targets }: Pick
   const { label, method, options } = choice;
   const about = { label, id: method.id, title: method.title, paper: method.paper };
   const measure = async (own: Readonly<Record<string, unknown>>): Promise<number> => {
-    const adapted = await adapt(model, method, own, targets === undefined ? {} : { targets });
+    const whole = method.grown?.(parseOptions(method, own, method.layout.options)) ?? own;
+    const adapted = await adapt(model, method, whole, targets === undefined ? {} : { targets });
     return budget.of === "bytes" ? savedBytes(adapted) : trainedSize(adapted);
   };
   const size = sizeOf(choice);
@@ -63,18 +65,14 @@ export async function planMethod(model: Model, choice: Choice, { targets }: Pick
       return { ...about, options, ...(size ? { size: { name: size.name, value: size.given! } } : {}), stored, ...note };
     }
     let problem: unknown;
-    const found: number[] = [];
     const ceiling = Math.max(...model.sites.map((site) => Math.max(site.out, site.in)));
     const solved = await solveSize(
       (value) =>
-        measure({ ...options, [size.name]: value }).then(
-          (stored) => (found.push(stored), stored),
-          (error: unknown) => {
-            if (!(error instanceof StrutError)) throw error;
-            problem ??= error;
-            return undefined;
-          },
-        ),
+        measure({ ...options, [size.name]: value }).catch((error: unknown) => {
+          if (!(error instanceof StrutError)) throw error;
+          problem ??= error;
+          return undefined;
+        }),
       budget.limit,
       ceiling,
     );
@@ -82,8 +80,6 @@ export async function planMethod(model: Model, choice: Choice, { targets }: Pick
     const { size: value, stored, fits } = solved;
     if (!fits)
       return { ...about, refused: `even ${size.name} = ${value} stores ${grouped(stored)} ${budget.of}, more than the budget of ${grouped(budget.limit)}` };
-    if (found.length > 1 && found.every((one) => one === stored))
-      return { ...about, refused: `${size.name} decides only during training what is stored; give it, as in ${method.id}:${size.name}=3` };
     return { ...about, options: { ...options, [size.name]: value }, size: { name: size.name, value }, stored };
   } catch (error) {
     return { ...about, refused: (error as Error).message };

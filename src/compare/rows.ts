@@ -1,5 +1,6 @@
 import type { Done, Measured } from "./job.ts";
 import type { Plan, Refused } from "./plan.ts";
+import type { Budget } from "./setup.ts";
 
 /** What all runs of one method came to. Where nothing came of them, only the first four and the note are there. */
 export interface Row {
@@ -40,7 +41,7 @@ export const bestRate = (search: readonly Done[]): number | undefined =>
 const about = ({ label, id, title, paper }: Plan | Refused) => ({ label, id, title, paper });
 
 /** A method's row: search are its runs from the first seed, one a rate, and rest those from the other seeds at the best rate. */
-export function rowOf(plan: Plan | Refused, search: readonly Done[] = [], rest: readonly Done[] = []): Row {
+export function rowOf(plan: Plan | Refused, budget: Budget, search: readonly Done[] = [], rest: readonly Done[] = []): Row {
   if ("refused" in plan) return { ...about(plan), note: plan.refused };
   const rate = bestRate(search);
   const failures = (dones: readonly Done[]): string[] => dones.flatMap((done) => ("failed" in done ? [`seed ${done.job.seed}: ${done.failed}`] : []));
@@ -48,7 +49,8 @@ export function rowOf(plan: Plan | Refused, search: readonly Done[] = [], rest: 
     return { ...about(plan), options: plan.options, note: search.map((done) => ("failed" in done ? done.failed : "")).find((text) => text) ?? "it never ran" };
   const runs = [...search.filter(({ job }) => job.method!.rate === rate), ...rest].flatMap((done) => measuredOf(done) ?? []);
   const most = (key: "peakBytes" | "tensorBytes" | "bytes" | "optimizerBytes"): number => Math.max(...runs.map((run) => run[key]));
-  const notes = [...(plan.note ? [plan.note] : []), ...failures(rest)];
+  const grew = plan.stored <= budget.limit && Math.max(...runs.map((run) => run[budget.of])) > budget.limit;
+  const notes = [...(plan.note ? [plan.note] : []), ...(grew ? ["grew above the budget in training"] : []), ...failures(rest)];
   return {
     ...about(plan),
     options: plan.options,

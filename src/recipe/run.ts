@@ -23,7 +23,7 @@ export interface RunResult extends TrainResult {
   /** Hugging Face folder of the merged model, or of the one that was trained whole. */
   readonly folder?: string;
   /** Of the last evaluation on the held-out text. */
-  readonly heldOut?: { readonly step: number; readonly loss: number; readonly perplexity: number };
+  readonly heldOut?: { readonly step: number; readonly loss: number; readonly perplexity?: number };
 }
 
 /** What a run writes into its folder; --overwrite removes these and nothing else. */
@@ -125,7 +125,10 @@ export async function runRecipe(prepared: Prepared, { out, resume = false, onEve
     let evaluated: RunResult["heldOut"];
     const onBoth = (event: TrainingEvent): void => {
       events.add(event);
-      if (event.event === "evaluation") evaluated = { step: event.step, loss: event.loss, perplexity: event.perplexity };
+      if (event.event === "evaluation") {
+        const { step, loss, perplexity } = event;
+        evaluated = { step, loss, ...(perplexity === undefined ? {} : { perplexity }) };
+      }
       onEvent?.(event);
     };
     const trained = await train(prepared.model, { ...options, resume, onEvent: onBoth, ...(signal ? { signal } : {}) });

@@ -12,7 +12,15 @@ export type TrainingEvent =
       readonly resumed?: string;
     }
   | StepEvent
-  | { readonly event: "evaluation"; readonly step: number; readonly loss: number; readonly perplexity: number; readonly tokens: number; readonly best: boolean }
+  | {
+      readonly event: "evaluation";
+      readonly step: number;
+      readonly loss: number;
+      /** exp(loss), of language modelling. */
+      readonly perplexity?: number;
+      readonly tokens: number;
+      readonly best: boolean;
+    }
   | MemoryEvent
   | { readonly event: "checkpoint"; readonly step: number; readonly path: string }
   | { readonly event: "warning"; readonly message: string }

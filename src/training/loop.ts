@@ -4,6 +4,7 @@ import { engine, scope, start, sumSquares, type Parameter } from "../tensor/inde
 import { measure } from "./evaluation.ts";
 import type { EndReason, TrainingEvent } from "./events.ts";
 import { diverged, stepGradients } from "./gradients.ts";
+import { languageModelling } from "./loss.ts";
 import { settle, type TrainOptions } from "./options.ts";
 import { PhaseKeeper } from "./phases.ts";
 import { Pulse } from "./pulse.ts";
@@ -256,7 +257,8 @@ class Training {
     progress.waited = best ? 0 : progress.waited + 1;
     if (best) progress.best = { step, loss };
     progress.evaluated = step;
-    this.#tell({ event: "evaluation", step, loss, perplexity: Math.exp(loss), tokens, best });
+    const perplexity = session.settings.task === languageModelling ? { perplexity: Math.exp(loss) } : {};
+    this.#tell({ event: "evaluation", step, loss, ...perplexity, tokens, best });
     await scope(async () => {
       for (const { regime, training } of session.regimes) {
         await regime.afterEvaluation?.(training, loss);

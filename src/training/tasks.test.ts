@@ -63,6 +63,15 @@ describe("a task", () => {
     expect(await weights(named)).toEqual(await weights(plain));
   });
 
+  it("has a perplexity only where it predicts text", async () => {
+    const perplexities = (told: readonly TrainingEvent[]): unknown[] => told.flatMap((event) => (event.event === "evaluation" ? [event.perplexity] : []));
+    const text = await events({ batches: tinyBatches(3), steps: 2, evaluate: { every: 2, data: tinyBatches(2, 9) } }, unfreeze(tinyModel()));
+    expect(perplexities(text)).toEqual(losses(text, "evaluation").map(Math.exp));
+    expect(perplexities(await events({ task: regression, batches: [batch(8, 1)], steps: 2, evaluate: { every: 2, data: [batch(8, 2)] } }))).toEqual([
+      undefined,
+    ]);
+  });
+
   it.each([
     ["classification", classification, entropyOf],
     ["regression", regression, squaredErrorOf],
