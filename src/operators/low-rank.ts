@@ -1,5 +1,8 @@
 import { addLinear, embedding, linear, matmul, mul, scale as scaled, transpose, type Tensor } from "../tensor/index.ts";
-import { costOf, fits, type LinearOperator } from "./operator.ts";
+import { costOf, fits, rowsOf, type LinearOperator } from "./operator.ts";
+
+/** Whether W itself, out×in, is the cheaper way for x than the rank between: of a rank above what the matrix has, and many rows. */
+const shorter = (x: Tensor, out: number, rank: number, inner: number): boolean => rowsOf(x) * (rank * (out + inner) - out * inner) > out * rank * inner;
 
 /**
  * scale·B·A with B out×r and A r×in; r may be 0.
@@ -10,18 +13,21 @@ import { costOf, fits, type LinearOperator } from "./operator.ts";
 export function lowRank(B: Tensor, A: Tensor, scale = 1): LinearOperator & { readonly B: Tensor; readonly A: Tensor; readonly scale: number } {
   fits(B.shape.length === 2 && A.shape.length === 2 && B.shape[1] === A.shape[0], "low-rank", "B out×r and A r×in", B, A);
   const parts = { B, A };
+  const [out, inner] = [B.shape[0]!, A.shape[1]!];
+  const onto = (y: Tensor | null, x: Tensor): Tensor =>
+    shorter(x, out, B.shape[1]!, inner) ? addLinear(y, x, matmul(B, A), scale) : addLinear(y, linear(x, A), B, scale);
   return {
     kind: "low-rank",
-    out: B.shape[0]!,
-    in: A.shape[1]!,
+    out,
+    in: inner,
     B,
     A,
     scale,
     parts,
     options: { scale },
-    apply: (x) => addLinear(null, linear(x, A), B, scale),
+    apply: (x) => onto(null, x),
     applyTransposed: (x) => addLinear(null, linear(x, transpose(B)), transpose(A), scale),
-    addTo: (y, x) => addLinear(y, linear(x, A), B, scale),
+    addTo: onto,
     rows: (ids) => addLinear(null, embedding(B, ids), transpose(A), scale),
     toDense: () => scaled(matmul(B, A), scale),
     cost: () => costOf(parts, 2 * (B.size + A.size)),
@@ -40,17 +46,21 @@ export function coredLowRank(B: Tensor, core: Tensor, A: Tensor, scale = 1): Lin
   const through = (h: Tensor): Tensor => (vector ? mul(h, core) : linear(h, core));
   const back = (h: Tensor): Tensor => (vector ? mul(h, core) : linear(h, transpose(core)));
   const parts = { B, core, A };
+  const [out, inner] = [B.shape[0]!, A.shape[1]!];
+  const product = (): Tensor => matmul(back(B), A);
+  const onto = (y: Tensor | null, x: Tensor): Tensor =>
+    shorter(x, out, B.shape[1]!, inner) ? addLinear(y, x, product(), scale) : addLinear(y, through(linear(x, A)), B, scale);
   return {
     kind: "cored-low-rank",
-    out: B.shape[0]!,
-    in: A.shape[1]!,
+    out,
+    in: inner,
     parts,
     options: { scale },
-    apply: (x) => addLinear(null, through(linear(x, A)), B, scale),
+    apply: (x) => onto(null, x),
     applyTransposed: (x) => addLinear(null, back(linear(x, transpose(B))), transpose(A), scale),
-    addTo: (y, x) => addLinear(y, through(linear(x, A)), B, scale),
+    addTo: onto,
     rows: (ids) => addLinear(null, back(embedding(B, ids)), transpose(A), scale),
-    toDense: () => scaled(matmul(back(B), A), scale),
+    toDense: () => scaled(product(), scale),
     cost: () => costOf(parts, 2 * (B.size + A.size) + (vector ? 1 : 2) * core.size),
   };
 }

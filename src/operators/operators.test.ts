@@ -79,6 +79,14 @@ const kinds: Record<string, Kind> = {
     ],
     build: (b, a) => lowRank(b!, a!),
   },
+  "low-rank of far above full rank": {
+    shape: [4, 3],
+    leaves: [
+      [4, 20],
+      [20, 3],
+    ],
+    build: (b, a) => lowRank(b!, a!, 0.5),
+  },
   "low-rank of strided factors": {
     shape: [4, 6],
     leaves: [
@@ -97,6 +105,7 @@ const kinds: Record<string, Kind> = {
     build: (b, c, a) => coredLowRank(b!, c!, a!, 0.5),
   },
   "low-rank with gates": { shape: [4, 7], leaves: [[4, 3], [3], [3, 7]], build: (b, c, a) => coredLowRank(b!, c!, a!, 2) },
+  "low-rank with many gates": { shape: [4, 3], leaves: [[4, 20], [20], [20, 3]], build: (b, c, a) => coredLowRank(b!, c!, a!, 0.5) },
   diagonal: { shape: [6, 6], leaves: [[6]], build: (d) => diagonal(d!) },
   "scaled rows": { shape: [7, 2], leaves: [[7], [7, 2]], build: (d, w) => scaledRows(d!, dense(w!)) },
   "scaled rows of low-rank": { shape: [5, 4], leaves: [[5], [5, 2], [2, 4]], build: (d, b, a) => scaledRows(d!, lowRank(b!, a!, 3)) },
