@@ -1,10 +1,15 @@
+import { mkdtemp, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { beforeAll, describe, expect, it } from "vitest";
 import { leaf, sample } from "../../test/support/gradients.ts";
+import { tinyModel } from "../../test/support/tiny-model.ts";
+import { forward as run, type Model } from "../models/index.ts";
 import type { Live, Site } from "../nn/contracts.ts";
 import { parseOptions } from "../nn/options.ts";
 import { dense } from "../operators/index.ts";
 import { backward, mul, noGrad, Rng, start, sum, tensor, type Parameter, type Tensor } from "../tensor/index.ts";
-import { allora, lora, rowScale } from "./index.ts";
+import { adapt, allora, attachedTo, loadAdapter, lora, rowScale, saveAdapter } from "./index.ts";
 
 const [OUT, IN, R, ROWS] = [5, 4, 2, 6];
 const numbers = async (t: Tensor): Promise<number[]> => [...(await t.data())].map(Number);
@@ -142,6 +147,29 @@ describe("allora", () => {
       }),
       "ΔW",
     );
+  });
+
+  it.each([
+    [{ r: 2 }, {}],
+    [{ r: 2, asf: true, etaSquared: 2 }, {}],
+    [{ r: 4 }, { rankPattern: { v_proj: 1 } }],
+  ])("is saved as a LoRA that gives the same without strut.json, %o %o", async (given, targeting) => {
+    const model = await adapt(tinyModel(), allora, given, { targets: ["q_proj", "v_proj"], ...targeting });
+    for (const { A, B } of attachedTo(model, "default")!.entries.values() as Iterable<{ A: Parameter; B: Parameter }>)
+      for (const w of [A, B]) w.assign(tensor(sample(w.shape, w.size), w.shape));
+    const logits = (of: Model): Promise<number[]> => numbers(noGrad(() => run(of, tensor([3, 1, 4], [1, 3], "i32"))));
+    const own = await logits(model);
+    expect(own).not.toEqual(await logits(tinyModel()));
+    const folder = await mkdtemp(join(tmpdir(), "strut-allora-"));
+    try {
+      await saveAdapter(model, folder);
+      const loaded = [await loadAdapter(tinyModel(), folder, { methods: [allora] })];
+      await rm(join(folder, "strut.json"));
+      loaded.push(await loadAdapter(tinyModel(), folder, { methods: [lora] }));
+      for (const one of loaded) (await logits(one)).forEach((value, i) => expect(value).toBeCloseTo(own[i]!, 5));
+    } finally {
+      await rm(folder, { recursive: true });
+    }
   });
 
   it("refuses a forward pass scaled by outputs, which would be no matrix", () => {

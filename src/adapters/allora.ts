@@ -1,8 +1,9 @@
 import { z } from "zod";
 import { StrutError } from "../errors.ts";
+import { orderProofPatterns } from "../formats/peft-patterns.ts";
 import type { Live, Site } from "../nn/contracts.ts";
 import { lowRank, scaledRows } from "../operators/index.ts";
-import { abs, add, affine, mul, noGrad, rsqrt, scope, sqrt, stopGradient, sub, type Tensor } from "../tensor/index.ts";
+import { abs, add, affine, mul, noGrad, reshape, rsqrt, scope, sqrt, stopGradient, sub, type Tensor } from "../tensor/index.ts";
 import { adapter, addAt, applyAt } from "./adapter.ts";
 import { dropInput, initLora, loraOptions, rowSquares } from "./lora.ts";
 
@@ -14,7 +15,10 @@ const options = z.object({
     .default(4)
     .describe("η²: gradients of the update are scaled by η where it is zero, by less where it has grown; defaults to 4"),
   scope: z.enum(["rows", "outputs"]).default("rows").describe("scale by the norms of rows of BA, or by the update's own outputs (ALLoRA-OD); defaults to rows"),
-  asf: z.boolean().default(false).describe("scale the forward pass instead of the gradient (ASF-LoRA); defaults to false"),
+  asf: z
+    .boolean()
+    .default(false)
+    .describe("scale the forward pass instead of the gradient (ASF-LoRA), in a file folded into B: loaded again it is an ALLoRA; defaults to false"),
   dropout: loraOptions.shape.dropout,
 });
 type Options = z.output<typeof options>;
@@ -67,12 +71,21 @@ export const allora = adapter({
   },
   update: ({ A, B }: Params, _site, o) => (o.asf ? scaledRows(rowScale({ A, B }, o.etaSquared), lowRank(B, A)) : lowRank(B, A)),
   forward,
+  finish: (p: Params, _site, o) =>
+    o.asf ? { params: { A: p.A, B: mul(reshape(rowScale(p, o.etaSquared), [-1, 1]), p.B) }, options: { asf: false } } : { params: p },
   layout: {
     type: "LORA",
     beside: true,
     options: { dropout: "lora_dropout" },
     fixed: { use_dora: false },
     tensors: { linear: { A: "lora_A.weight", B: "lora_B.weight" } },
-    config: ({ options: { r } }) => ({ lora_alpha: r }),
+    config({ options, siteOptions, coverage }) {
+      const rank = (path: string): number => (siteOptions.get(path) ?? options)["r"] as number;
+      // scale 1 at every rank
+      return {
+        lora_alpha: options["r"],
+        alpha_pattern: orderProofPatterns(new Map(coverage.matched.map((path) => [path, rank(path)])), options["r"] as number),
+      };
+    },
   },
 });

@@ -24,7 +24,7 @@ import {
   start,
   tensor,
 } from "strut";
-import { randlora, vera } from "strut/adapters";
+import { allora, randlora, vera } from "strut/adapters";
 import { splitTail } from "strut/data";
 import { loadTokenizer } from "strut/formats";
 
@@ -62,6 +62,8 @@ const cases = [
       ],
     },
   ],
+  ["allora-asf", llama, allora, { r: 4, asf: true }, { targets: ["q_proj", "down_proj"] }],
+  ["allora-patterns", llama, allora, { r: 4 }, { targets: ["q_proj", "v_proj"], rankPattern: { v_proj: 2 } }],
   ["rslora", llama, rslora, { r: 8, alpha: 4 }, { targets: ["gate_proj", "up_proj"] }],
   ["dora", llama, dora, { r: 4, alpha: 8 }, { targets: ["q_proj", "o_proj", "down_proj"] }],
   ["gpt2-lora", gpt2, lora, { r: 3, alpha: 6 }, { targets: "all-linear" }],
