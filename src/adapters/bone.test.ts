@@ -6,11 +6,11 @@ import { leaf, sample } from "../../test/support/gradients.ts";
 import { liveOf, numbers, siteOf } from "../../test/support/site.ts";
 import { tinyModel } from "../../test/support/tiny-model.ts";
 import { svd } from "../linalg/index.ts";
-import { forward, type Model } from "../models/index.ts";
+import { forward, randomModel, type Model } from "../models/index.ts";
 import { parseOptions } from "../nn/options.ts";
 import { dense } from "../operators/index.ts";
 import { backward, mul, noGrad, ones, Rng, start, sum, tensor, zeros, type Parameter, type Tensor } from "../tensor/index.ts";
-import { adapt, attachedTo, bone, loadAdapter, merge, saveAdapter, unmerge } from "./index.ts";
+import { adapt, adapterParameters, attachedTo, bone, loadAdapter, merge, saveAdapter, unmerge } from "./index.ts";
 
 beforeAll(async () => {
   await start();
@@ -141,6 +141,24 @@ describe("bone", () => {
       expect(config).toMatchObject({ peft_type: "MISS", init_weights: "bat", r: 2 });
       await writeFile(file, JSON.stringify({ ...config, init_weights: true }));
       expect(await logits(await loadAdapter(base, folder, { methods: [bone] }))).toEqual(await logits(tuned));
+    } finally {
+      await rm(folder, { recursive: true });
+    }
+  });
+
+  it.each(["MiSS_only", "bone_only"])("reads the biases of its modules where the config says %s", async (bias) => {
+    const gpt2 = { model_type: "gpt2", vocab_size: 16, n_embd: 8, n_head: 2, n_layer: 1, n_positions: 8 };
+    const base = randomModel(gpt2, (name, shape) => new Rng(2).fork(name).normal(shape, 0.3));
+    const tuned = await adapt(base, bone, { r: 4 }, { targets: ["c_attn"], bias: "lora_only" });
+    for (const w of adapterParameters(attachedTo(tuned, "default")!).values()) w.assign(tensor(sample(w.shape, 4, 0.2), w.shape));
+    const folder = await mkdtemp(join(tmpdir(), "strut-bone-"));
+    try {
+      await saveAdapter(tuned, folder);
+      const file = join(folder, "adapter_config.json");
+      await writeFile(file, JSON.stringify({ ...(JSON.parse(await readFile(file, "utf8")) as object), bias }));
+      const loaded = await loadAdapter(base, folder, { methods: [bone] });
+      expect(attachedTo(loaded, "default")!.copies.size).toBe(1);
+      expect(await logits(loaded)).toEqual(await logits(tuned));
     } finally {
       await rm(folder, { recursive: true });
     }

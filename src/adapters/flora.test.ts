@@ -3,12 +3,29 @@ import { numbers, stir } from "../../test/laws/subject.ts";
 import { sample } from "../../test/support/gradients.ts";
 import { linearSite, reloaded, tinyResnet } from "../../test/support/site.ts";
 import { tinyModel } from "../../test/support/tiny-model.ts";
-import { singularValues, tucker } from "../linalg/index.ts";
+import { modeProduct, singularValues, tucker } from "../linalg/index.ts";
 import { forward } from "../models/index.ts";
 import type { Live, Site } from "../nn/contracts.ts";
 import { parseOptions } from "../nn/options.ts";
 import { dense } from "../operators/index.ts";
-import { backward, noGrad, Parameter, permute, reshape, Rng, scale, scope, start, sub, sum, sumSquares, tensor, zeros, type Tensor } from "../tensor/index.ts";
+import {
+  backward,
+  noGrad,
+  Parameter,
+  permute,
+  reshape,
+  Rng,
+  scale,
+  scope,
+  start,
+  sub,
+  sum,
+  sumSquares,
+  tensor,
+  transpose,
+  zeros,
+  type Tensor,
+} from "../tensor/index.ts";
 import { adapt, adapterParameters, attachedTo, merge, toLora } from "./index.ts";
 import { flora } from "./flora.ts";
 
@@ -128,6 +145,24 @@ describe("flora", () => {
     const [h, w] = [tensor([2], [1, 1], "f64"), tensor([-3], [1, 1], "f64")];
     const conv = await numbers(updateOf({ ...p, G: reshape(p.G, [2, 2, 1, 1]), P2: h, P3: w }, convSite(3, 4, [1, 1]), { r: [2, 2, 1, 1], scale: 0.3 }));
     conv.forEach((value, i) => expect(value).toBeCloseTo(-6 * found[i]!, 12));
+  });
+
+  it("spans, with whole kernel ranks and orthogonal kernel factors, one LoRA of its own for each place of the kernel", async () => {
+    const r = [3, 2, 2, 2];
+    const site = convSite(5, 4, [2, 2]);
+    const { P0, P1 } = drawn(site, { r });
+    const [cos, sin] = [Math.cos(0.7), Math.sin(0.7)];
+    const turn = tensor([cos, -sin, sin, cos], [2, 2], "f64");
+    // a core for each place, and the one that the turned factors make of them
+    const places = tensor(sample(r, 4), r, "f64");
+    const G = [2, 3].reduce((x, axis) => modeProduct(x, transpose(turn), axis), places);
+    const [found, core, inner, outer] = await Promise.all([updateOf({ G, P0, P1, P2: turn, P3: turn }, site, { r, scale: 1 }), places, P0, P1].map(numbers));
+    found!.forEach((value, at) => {
+      const [o, i, place] = [Math.floor(at / 16), Math.floor(at / 4) % 4, at % 4];
+      let expected = 0;
+      for (let a = 0; a < 3; a++) for (let b = 0; b < 2; b++) expected += outer![o * 2 + b]! * core![(a * 2 + b) * 4 + place]! * inner![i * 3 + a]!;
+      expect(value).toBeCloseTo(expected, 12);
+    });
   });
 
   it("reaches a kernel of multilinear rank (4, 4, 2, 2) to 1e-6, where a flattened LoRA of as many numbers cannot", async () => {

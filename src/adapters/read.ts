@@ -72,7 +72,8 @@ const targetingOf = (c: Partial<LoraPeftConfig>): Targeting =>
     layersPattern: orUndefined(c.layers_pattern),
     rankPattern: c.rank_pattern,
     alphaPattern: c.alpha_pattern,
-    bias: c.bias,
+    // each type of PEFT has its own name before it: lora_only, MiSS_only, bone_only
+    bias: c.bias?.endsWith("_only") ? "lora_only" : c.bias,
     modulesToSave: orUndefined(c.modules_to_save),
     trainableTokenIndices: orUndefined(c.trainable_token_indices),
     ensureWeightTying: c.ensure_weight_tying,
