@@ -120,6 +120,21 @@ describe("compacter", () => {
     expect((await numbers(apart["upBias"]!)).every((value) => value === 0)).toBe(true);
   });
 
+  it("draws uniform rules within ±1 where shared and ±.01 where not", async () => {
+    const site = linearSite(zeros([768, 4], "f64"));
+    const context = { rng: new Rng(1), dtype: "f64", sites: [site] } as const;
+    const shared = (await compacter.shared!([site], optionsOf({ phmDim: 12, phmCInit: "uniform" }), context)) as Record<string, Tensor>;
+    const own = (await compacter.init(site, optionsOf({ phmDim: 12, phmCInit: "uniform", sharedPhmRule: false }), context, {})) as Record<string, Tensor>;
+    for (const [rule, bound] of [
+      [shared["rule"]!, 1],
+      [own["downRule"]!, 0.01],
+    ] as const) {
+      const largest = Math.max(...(await numbers(rule)).map(Math.abs));
+      expect(largest).toBeLessThanOrEqual(bound);
+      expect(largest).toBeGreaterThan(0.98 * bound);
+    }
+  });
+
   it("has one set of rules for the whole model: its gradient is the sum over the sites, and every site hears of a change", async () => {
     const model = stir(await adapt(tinyModel(), compacter, { width: 4, phmDim: 2, unfreezeLayerNorms: false }));
     const set = attachedTo(model, "default")!;

@@ -13,7 +13,8 @@ const options = bottleneckOptions.extend({
   sharedPhmRule: z.boolean().default(true).describe("one set of rules for the whole model; defaults to true"),
   sharedWPhm: z.boolean().default(false).describe("one set of the other factors too, for sites of one width; defaults to false"),
   learnPhm: z.boolean().default(true).describe("train the rules; defaults to true"),
-  phmInitRange: z.number().positive().default(1e-4).describe("standard deviation of shared rules at the start (own ones have 0.01); defaults to 1e-4"),
+  phmCInit: z.enum(["normal", "uniform"]).default("normal").describe("how rules start: normal, or uniform within ±1 (own ones ±0.01); defaults to normal"),
+  phmInitRange: z.number().positive().default(1e-4).describe("standard deviation of normal shared rules at the start (own ones have 0.01); defaults to 1e-4"),
 });
 type Options = z.output<typeof options>;
 type Params = Record<string, Tensor>;
@@ -58,8 +59,9 @@ function factors(prefix: string, k: number, d: number, o: Options, rng: Rng, dty
 
 function rules(o: Options, rng: Rng, dtype: InitContext["dtype"]): Params {
   const n = o.phmDim;
-  const std = o.sharedPhmRule ? o.phmInitRange : 0.01;
-  const drawn = (name: string, shape: readonly number[]): Tensor => new Parameter(rng.fork(name).normal(shape, std, dtype), "", o.learnPhm);
+  const start = (stream: Rng, shape: readonly number[]): Tensor =>
+    o.phmCInit === "uniform" ? stream.uniform(shape, o.sharedPhmRule ? 1 : 0.01, dtype) : stream.normal(shape, o.sharedPhmRule ? o.phmInitRange : 0.01, dtype);
+  const drawn = (name: string, shape: readonly number[]): Tensor => new Parameter(start(rng.fork(name), shape), "", o.learnPhm);
   return o.factorizedPhmRule ? { RuleLeft: drawn("left", [n, n, 1]), RuleRight: drawn("right", [n, 1, n]) } : { Rule: drawn("rule", [n, n, n]) };
 }
 
