@@ -66,7 +66,7 @@ function affineBlocks(W: Tensor, b: Tensor): Tensor {
 
 /**
  * Bone, now MiSS: ΔW[o, i] = D[i mod r, o], one block for all shards of the input; or, as first published, W·(I + b) + b by blocks ("bat").
- * Kang & Yin 2024, arXiv:2409.15371. It has no scale; it starts at zero.
+ * Kang & Yin 2024, arXiv:2409.15371. It has no scale; it starts at zero. Beside other adapters a bat is that of the base alone; PEFT chains them.
  *
  * @example
  * const tuned = await adapt(model, bone, { r: 16 });

@@ -2,7 +2,7 @@ import { readFile } from "node:fs/promises";
 import { splitTail, tokenBatches } from "strut/data";
 import { randomModel, unfreeze } from "strut/models";
 import type { Batch } from "strut/nn";
-import { noGrad, Rng, scope } from "strut/tensor";
+import { noGrad, ones, Rng, scope, zeros } from "strut/tensor";
 import { languageModelling, train } from "strut/training";
 import { frozen, type Scaffold } from "./model.ts";
 
@@ -10,20 +10,22 @@ import { frozen, type Scaffold } from "./model.ts";
 const [WINDOW, ROWS] = [65, 16];
 
 export type Start = "random" | "trained";
+export type Kind = "llama" | "gpt2";
 
-const made = new Map<Start, Promise<Scaffold>>();
+const made = new Map<string, Promise<Scaffold>>();
 
 /**
- * A LLaMA of two layers (64 wide, 4 heads, inner width 256, context 64) on the characters of Shakespeare's plays. From a random base the
+ * A LLaMA (or GPT-2, which has biases) of two layers (64 wide, 4 heads, inner width 256, context 64) on the characters of Shakespeare's plays. From a random base the
  * task is their first half; a trained base has seen that, and its task is their second half in capitals. The figure is cross-entropy in
  * nats a character on the last tenth of the task's text.
  */
-export function characters(start: Start): Promise<Scaffold> {
-  if (!made.has(start)) made.set(start, build(start));
-  return made.get(start)!;
+export function characters(start: Start, kind: Kind = "llama"): Promise<Scaffold> {
+  const key = `${start} ${kind}`;
+  if (!made.has(key)) made.set(key, build(start, kind));
+  return made.get(key)!;
 }
 
-async function build(start: Start): Promise<Scaffold> {
+async function build(start: Start, kind: Kind): Promise<Scaffold> {
   const plays = await readFile("data/text/tinyshakespeare.txt", "utf8");
   const alphabet = [...new Set(plays)].sort();
   const half = Math.floor(plays.length / 2);
@@ -34,7 +36,7 @@ async function build(start: Start): Promise<Scaffold> {
   const source = (seed: number) => sources.get(seed) ?? sources.set(seed, tokenBatches(seen, { window: WINDOW, rows: ROWS, seed })).get(seed)!;
   const held = tokenBatches(heldOut, { window: WINDOW, rows: 64 });
   const test: readonly Batch[] = [await held.batch(0), await held.batch(1)];
-  const base = await baseOf(alphabet.length, start === "trained" ? plain.train : undefined);
+  const base = await baseOf(kind, alphabet.length, start === "trained" ? plain.train : undefined);
   return {
     base,
     task: languageModelling,
@@ -48,18 +50,16 @@ async function build(start: Start): Promise<Scaffold> {
 
 type Split = ReturnType<typeof splitTail<Int32Array>>;
 
-async function baseOf(vocabulary: number, text: Int32Array | undefined): Promise<Scaffold["base"]> {
+async function baseOf(kind: Kind, vocabulary: number, text: Int32Array | undefined): Promise<Scaffold["base"]> {
   const rng = new Rng(65);
-  const config = {
-    model_type: "llama",
-    vocab_size: vocabulary,
-    hidden_size: 64,
-    intermediate_size: 256,
-    num_hidden_layers: 2,
-    num_attention_heads: 4,
-    max_position_embeddings: 64,
+  const sizes = {
+    llama: { hidden_size: 64, intermediate_size: 256, num_hidden_layers: 2, num_attention_heads: 4, max_position_embeddings: 64 },
+    gpt2: { n_embd: 64, n_inner: 256, n_layer: 2, n_head: 4, n_positions: 64 },
   };
-  const blank = randomModel(config, (name, shape) => rng.fork(name).normal(shape, 0.02 + 0.1 * Number(!name.includes("embed"))));
+  const blank = randomModel({ model_type: kind, vocab_size: vocabulary, ...sizes[kind] }, (name, shape) => {
+    if (kind === "gpt2" && shape.length === 1) return name.endsWith("weight") ? ones(shape) : zeros(shape);
+    return rng.fork(name).normal(shape, 0.02 + 0.1 * Number(!/embed|wte|wpe/.test(name)));
+  });
   if (!text) return blank;
   const { model } = await train(unfreeze(blank), {
     data: tokenBatches(text, { window: WINDOW, rows: ROWS }),
