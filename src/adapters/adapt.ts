@@ -1,9 +1,9 @@
 import type { z } from "zod";
 import { StrutError } from "../errors.ts";
 import { matchModules, type MatchableModule, type Matches } from "../formats/peft-matching.ts";
-import { patternLookup } from "../formats/peft-patterns.ts";
-import type { Params, Site, Statistic } from "../nn/contracts.ts";
-import type { Initializer, Start } from "../initializers/initializer.ts";
+import { patternLookup, shortestEndings } from "../formats/peft-patterns.ts";
+import type { Params, Site, Statistic, Task } from "../nn/contracts.ts";
+import type { Found, Initializer, Start, Watched } from "../initializers/initializer.ts";
 import type { CalibrationBatches } from "../models/calibration.ts";
 import type { SiteStatistics } from "../models/recorder.ts";
 import { collectStatistics } from "../models/statistics.ts";
@@ -19,9 +19,11 @@ import { tokenRows } from "./tokens.ts";
 export interface AdaptOptions extends Targeting {
   /** What chooses the start of LoRA-shaped adapters, and their ranks. */
   // oxlint-disable-next-line typescript/no-explicit-any -- an initialiser of any options
-  initializer?: { readonly method: Initializer<any>; readonly options?: Readonly<Record<string, unknown>> };
+  initializer?: { readonly method: Initializer<any, any>; readonly options?: Readonly<Record<string, unknown>> };
   /** Batches for what adapter and initialiser need to know of the sites. */
   calibration?: CalibrationBatches;
+  /** The loss of calibration batches that have `inputs`, where gradients are needed. */
+  task?: Task;
   /** Defaults to "default", as in PEFT. */
   name?: string;
   /** Seed of the initial values; defaults to 0. */
@@ -64,6 +66,12 @@ function match(model: Model, kinds: readonly Site["kind"][], t: Targeting): Matc
     },
     { modelType: model.architecture.modelType, modelName: className(model), kinds },
   );
+}
+
+/** Target entries that select exactly these modules: their paths, or from twenty on, as PEFT has it, the shortest endings that do. */
+export function exactTargets(model: Model, paths: readonly string[]): string[] {
+  const others = matchableModules(model).flatMap(({ path }) => (paths.includes(path) ? [] : [path]));
+  return paths.length < 20 ? [...paths] : shortestEndings(paths, others);
 }
 
 export const className = (model: Model): string => String((model.config["architectures"] as unknown[] | undefined)?.[0] ?? model.architecture.modelType);
@@ -136,12 +144,18 @@ export async function initialise(
   optionsAt: (path: string) => never,
   name: string,
   seed: number,
-  statistics: ReadonlyMap<string, SiteStatistics> = new Map(),
+  { statistics = new Map(), initializer }: { statistics?: ReadonlyMap<string, SiteStatistics>; initializer?: string | undefined } = {},
 ) {
   const dtype = ([...model.layers.values()][0]!.weight.dtype as Real) ?? "f32";
   if (!isReal(dtype)) throw new StrutError("dtype", `adapters need f32 or f64 weights, the model has ${dtype}`);
   const root = new Rng(seed).fork(method.id);
-  const context = (path: string): InitContext => ({ rng: root.fork(path), sites, dtype, statistic: (site) => statisticsAt(statistics, site.path, method) });
+  const context = (path: string): InitContext => ({
+    rng: root.fork(path),
+    sites,
+    dtype,
+    statistic: (site) => statisticsAt(statistics, site.path, method),
+    ...(initializer ? { initializer } : {}),
+  });
   const owned = (prefix: string, params: Params): Params =>
     Object.fromEntries(Object.entries(params).map(([key, value]) => [key, leafOf(value, `${prefix}/${key}`, method.layout.frozen?.includes(key) ?? false)]));
   return noGrad(() =>
@@ -170,25 +184,47 @@ async function calibrated(
   model: Model,
   sites: readonly Site[],
   needs: readonly Statistic[],
-  { calibration }: AdaptOptions,
+  { calibration, task }: AdaptOptions,
 ): Promise<Map<string, SiteStatistics>> {
   if (needs.length === 0 || !calibration) return new Map();
-  const { sites: collected } = await collectStatistics(model, calibration, { wants: [...new Set(needs)], sites: sites.map(({ path }) => path) });
+  const paths = sites.map(({ path }) => path);
+  const { sites: collected } = await collectStatistics(model, calibration, { wants: [...new Set(needs)], sites: paths, ...(task ? { task } : {}) });
   return new Map(collected);
 }
 
-/** B and A of a start in a site's parameters, in the shapes that they have there. */
-function begun(site: Site, params: Params, { B, A, core }: Start, what: string): Params {
-  const [a, b, r] = [params["A"], params["B"], params["R"]];
-  if (!(a instanceof Parameter) || !(b instanceof Parameter) || (core && !(r instanceof Parameter)))
-    throw new StrutError("option", `${what} starts ${core ? "a core between " : ""}B and A, which the adapter does not have at ${site.path}`, {
-      path: "initializer",
-      hint: `Use it with ${core ? "an adapter with a core, such as lora-xs" : "a LoRA-shaped adapter, at linear or convolution sites"}.`,
-    });
-  a.assign(reshape(A, a.shape));
-  b.assign(reshape(B, b.shape));
-  if (core) (r as Parameter).assign(core);
-  return params;
+/** An initialiser with its options. */
+interface Starting {
+  // oxlint-disable-next-line typescript/no-explicit-any -- an initialiser of any options
+  readonly method: Initializer<any, any>;
+  readonly parsed: Record<string, unknown>;
+}
+
+/** What an initialiser finds in the batches; nothing where it has no need to look. */
+async function watched(starting: Starting | undefined, { batches, ...seen }: Omit<Watched, "batches"> & Partial<Watched>): Promise<Found | undefined> {
+  if (!starting?.method.watch) return undefined;
+  if (batches) return (await starting.method.watch({ ...seen, batches }, starting.parsed)) as Found;
+  throw new StrutError("data", `${starting.method.id} needs calibration batches, and there were none`, {
+    path: "calibration",
+    hint: "Give adapt() `calibration` batches.",
+  });
+}
+
+/** Refuses adapters that do not have what an initialiser starts. */
+function checkStart({ id, begins }: Adapter, { method: { id: what, starts } }: Starting): void {
+  if (begins === starts) return;
+  const core = starts === "core";
+  throw new StrutError("option", `${what} starts ${core ? "a core between frozen B and A" : "B and A, which both train"}, and ${id} takes no such start`, {
+    path: "initializer",
+    hint: `Use it with ${core ? "lora-xs" : "lora, rslora, dora, or another adapter whose update is B·A"}.`,
+  });
+}
+
+/** B, A and core of a start in a site's parameters, in the shapes that they have there. */
+function begin(params: Params, { B, A, core }: Start): void {
+  const put = (name: string, value: Tensor): void => (params[name] as Parameter).assign(reshape(value, params[name]!.shape));
+  put("A", A);
+  put("B", B);
+  if (core) put("R", core);
 }
 
 /** The base without what a start took. */
@@ -207,21 +243,17 @@ function checkRank(site: Site, options: Record<string, unknown>): void {
     });
 }
 
-/** Ranks as an initialiser spreads them, put into the options of sites; those of rank 0 are left out. */
-async function allocated(
+/** Ranks as an initialiser spread them, put into the options of sites; those of rank 0 are left out. */
+function allocated(
   sites: readonly Site[],
   options: Record<string, unknown>,
   siteOptions: Map<string, Record<string, unknown>>,
-  // oxlint-disable-next-line typescript/no-explicit-any -- an initialiser of any options
-  { method, parsed }: { readonly method: Initializer<any>; readonly parsed: Record<string, unknown> },
-  statistics: ReadonlyMap<string, SiteStatistics>,
-): Promise<Site[]> {
-  if (typeof options["r"] !== "number") throw new StrutError("option", `${method.id} spreads ranks, and the adapter has no option r`, { path: "initializer" });
-  for (const { path } of sites) statisticsAt(statistics, path, method);
-  const ranks = await method.allocate!(sites, options["r"], parsed as never, statistics);
+  { method, parsed }: Starting,
+  ranks: Found["ranks"],
+): Site[] {
   for (const [path, r] of ranks) {
     const o = siteOptions.get(path) ?? options;
-    const alpha = method.keepsScale?.(parsed as never) && typeof o["alpha"] === "number" ? { alpha: (o["alpha"] * r) / (o["r"] as number) } : {};
+    const alpha = method.keepsScale?.(parsed) && typeof o["alpha"] === "number" ? { alpha: (o["alpha"] * r) / (o["r"] as number) } : {};
     if (r !== o["r"]) siteOptions.set(path, { ...o, r, ...alpha });
   }
   return sites.filter(({ path }) => ranks.get(path) !== 0);
@@ -238,7 +270,7 @@ export async function adapt<O extends z.ZodObject, P extends Params, S extends P
   model: Model,
   method: Adapter<O, P, S>,
   options: z.input<O> | Readonly<Record<string, unknown>> = {},
-  { name = "default", seed = 0, initializer, calibration, ...given }: AdaptOptions = {},
+  { name = "default", seed = 0, initializer, calibration, task, ...given }: AdaptOptions = {},
 ): Promise<Model> {
   if (attachedTo(model, name))
     throw new StrutError("adapter", `the model already has an adapter named ${name}`, { hint: "Give the new one another name, or remove the old one." });
@@ -255,15 +287,23 @@ export async function adapt<O extends z.ZodObject, P extends Params, S extends P
   const covered = toCoverage(match(base, method.kinds, targeting));
   const chosen = covered.matched.map((path) => base.layers.get(path)!.site!);
   const siteOptions = patternedOptions(parsed, covered.matched, targeting);
-  const needs = [...(method.needs ?? []), ...(initializer?.method.needs ?? [])];
-  const statistics = await calibrated(base, chosen, needs, calibration ? { calibration } : {});
-  const starting = initializer && { ...initializer, parsed: parseOptions(initializer.method, initializer.options ?? {}) as Record<string, unknown> };
-  const sites = starting?.method.allocate ? await allocated(chosen, parsed, siteOptions, starting, statistics) : chosen;
   const optionsAt = (path: string) => (siteOptions.get(path) ?? parsed) as never;
+  const starting = initializer && {
+    method: initializer.method,
+    parsed: parseOptions(initializer.method, initializer.options ?? {}) as Record<string, unknown>,
+  };
+  if (starting) checkStart(definition, starting);
+  const needs = [...(method.needs ?? []), ...(initializer?.method.needs ?? [])];
+  const batches = calibration ? { calibration, ...(task ? { task } : {}) } : {};
+  const statistics = await calibrated(base, chosen, needs, batches);
+  const rank = ({ path }: Site): number => (optionsAt(path) as { r: number }).r;
+  const found = await watched(starting, { model: base, sites: chosen, rank, ...(calibration ? { batches: calibration } : {}) });
+  const sites = starting && found ? allocated(chosen, parsed, siteOptions, starting, found.ranks) : chosen;
+  const on = { ...covered, matched: sites.map(({ path }) => path) };
   if (!method.anyRank) for (const site of sites) checkRank(site, optionsAt(site.path));
-  const tied = tiedHead(base, covered.matched, targeting);
+  const tied = tiedHead(base, on.matched, targeting);
   const own = sites.filter(({ path }) => path !== tied?.head);
-  const { entries, shared, context } = await initialise(definition, base, own, optionsAt, name, seed, statistics);
+  const { entries, shared, context } = await initialise(definition, base, own, optionsAt, name, seed, { statistics, initializer: starting?.method.id });
   const taken = new Map<string, Taken>();
   for (const site of own) {
     const o = optionsAt(site.path) as Record<string, unknown>;
@@ -273,16 +313,17 @@ export async function adapt<O extends z.ZodObject, P extends Params, S extends P
         ? await starting.method.start(site, o["r"] as number, starting.parsed, {
             ...context(site.path),
             scale,
+            found,
             statistics: (starting.method.needs ?? []).length > 0 ? statisticsAt(statistics, site.path, starting.method) : (undefined as never),
           })
         : await definition.start?.(site, o as never, context(site.path));
       if (!start) return;
-      noGrad(() => begun(site, entries.get(site.path)!, start, starting?.method.id ?? method.id));
+      noGrad(() => begin(entries.get(site.path)!, start));
       if (start.takes) taken.set(site.path, takenFrom(site, start, scale));
     });
   }
   if (tied) entries.set(tied.head, entries.get(tied.embedding)!);
-  const copies = copiedLeaves(base, name, covered, targeting, method.copies);
+  const copies = copiedLeaves(base, name, on, targeting, method.copies);
   if (method.copies && copies.size === 0)
     throw new StrutError("targets", `${method.id} trains ${method.copies.weight ? "weights" : "biases"}, and none of the modules has any`, {
       hint: "Choose other targets, or another method.",
@@ -295,7 +336,8 @@ export async function adapt<O extends z.ZodObject, P extends Params, S extends P
     definition,
     options: parsed,
     siteOptions,
-    targeting,
+    // PEFT finds the sites by these; the entries given would find those of rank 0 too
+    targeting: sites.length < chosen.length ? { ...targeting, targets: exactTargets(base, on.matched) } : targeting,
     seed,
     taken,
     ...(starting?.method.config ? { started: starting.method.config(starting.parsed) } : {}),
@@ -304,8 +346,8 @@ export async function adapt<O extends z.ZodObject, P extends Params, S extends P
     copies,
     tokens,
     live: newLive(),
-    warnings: [],
-    coverage: { ...covered, matched: covered.matched.filter((path) => entries.has(path)) },
+    warnings: found?.warnings ?? [],
+    coverage: on,
     ...(regime ? { regime } : {}),
   };
   return withAdapters(base, new Map([...base.adapters, [name, set]]), [name]);

@@ -3,7 +3,7 @@ import type { Awaitable, Live, Method, Params, Regime, Site } from "../nn/contra
 import type { PeftType } from "../formats/peft-config.ts";
 import { convolve, type LinearOperator } from "../operators/index.ts";
 import { add, reshape, type Real, type Rng, type Tensor } from "../tensor/index.ts";
-import type { Start } from "../initializers/initializer.ts";
+import type { Initializer, Start } from "../initializers/initializer.ts";
 import type { LayerSpec } from "../models/model.ts";
 import type { SiteStatistics } from "../models/recorder.ts";
 import type { AttachedAdapter, Targeting } from "./attach.ts";
@@ -16,6 +16,8 @@ export interface InitContext {
   readonly dtype: Real;
   /** What the calibration pass collected at a site: what the method needs. */
   statistic?(site: Site): SiteStatistics;
+  /** The initialiser that will choose where A and B start, if there is one. */
+  readonly initializer?: string;
 }
 
 /** How a method's parameters stand in a directory: PEFT's type, option names and tensor names; or our own. */
@@ -70,6 +72,8 @@ export interface Adapter<O extends z.ZodObject = z.ZodObject, P extends Params =
   start?(site: Site, o: z.output<O>, context: InitContext): Awaitable<Start | undefined>;
   /** What B·A is multiplied with, for initialisers; defaults to alpha / r. */
   scale?(o: z.output<O>): number;
+  /** What initialisers may start: its parameters A and B, which both train; or a core R between frozen ones. Without it they refuse it. */
+  readonly begins?: Initializer["starts"];
   update?(p: P, site: Site, o: z.output<O>, live: Live, shared: S): LinearOperator;
   /** W itself, in place of the base's, whose product is then not computed. */
   weight?(p: P, site: Site, o: z.output<O>, live: Live, shared: S): LinearOperator;

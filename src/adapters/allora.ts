@@ -64,6 +64,7 @@ export const allora = adapter({
         'allora.md: "the gradient field is not that of a scalar loss in general (do not gradient-check by finite differences on A,B; check against the formula)"',
     },
   ],
+  begins: "factors",
   init(site, o, context) {
     if (o.asf && o.scope === "outputs")
       throw new StrutError("option", "asf scales rows of the update, not outputs of each sample", { path: "scope", hint: "Leave out scope, or asf." });

@@ -42,6 +42,7 @@ export const dora = adapter({
       because: '_lora-baselines.md: "Gradients that matter: DoRA treats the norm ‖W+sBA‖ as a constant (detach)."',
     },
   ],
+  begins: "factors",
   start: loraStart,
   init(site, o, context) {
     const m = norm(site.weight.toDense(), { axes: [1] });

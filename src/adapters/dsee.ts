@@ -141,6 +141,7 @@ export const dsee = adapter({
   paper: "arXiv:2111.00160",
   kinds: ["linear"],
   options,
+  begins: "factors",
   async init(site, o, { rng, dtype }): Promise<Params> {
     const index = await support(site, o, rng.fork("support"));
     return {

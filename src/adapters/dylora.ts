@@ -91,6 +91,7 @@ export const dylora = adapter({
       because: 'dylora.md: "the first b−1 rows/columns are detached, only row b of A and column b of B learn"',
     },
   ],
+  begins: "factors",
   init(site, o, context): Params {
     if (o.rMin > o.r || (o.rank ?? 1) > o.r)
       throw new StrutError("option", `dylora: rMin ${o.rMin} and rank ${o.rank ?? o.r} must not be above r ${o.r}`, { path: o.rMin > o.r ? "rMin" : "rank" });

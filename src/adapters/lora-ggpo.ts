@@ -126,6 +126,7 @@ export const loraGgpo = adapter({
   paper: "arXiv:2502.14538",
   kinds: ["linear"],
   options,
+  begins: "factors",
   init(site, o, context): Params {
     const { A, B } = initLora(site, o, context) as { A: Tensor; B: Tensor };
     return { A, B, ...(o.mode === "ggpo" ? { tau: zeros([site.out], context.dtype) } : {}) };

@@ -50,6 +50,7 @@ export const loraXs = adapter({
   kinds: ["linear"],
   options: coreOptions,
   waives: [{ law: "starts at the base", because: '_lora-baselines.md: "R ~ N(0, std 1e-5)"' }],
+  begins: "core",
   init,
   update: (p: CoreParams, _site, o) => coreUpdate(p, o),
   forward: (x, y, p, site, o, live) => coreForward(x, y, p, site, o, live),

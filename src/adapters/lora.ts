@@ -54,6 +54,7 @@ export const asMatrix = (x: Tensor): Tensor => (x.shape.length === 2 ? x : resha
 /** A r×in and B out×r for linear sites. An embedding V×dim has A r×V zero and B dim×r normal, as in PEFT. */
 export function initLora(site: Site, o: InitOptions, context: InitContext): LoraParams {
   const { dtype } = context;
+  checkInitializer(String(o.initLoraWeights), context.initializer);
   if (site.kind === "embedding") return { embeddingA: zeros([o.r, site.out], dtype), embeddingB: context.rng.normal([site.in, o.r], 1, dtype) };
   const [down, up] = factorShapes(site, o.r);
   // A reads all channels of a grouped convolution, whose matrix has those of one group
@@ -64,6 +65,20 @@ export function initLora(site: Site, o: InitOptions, context: InitContext): Lora
   const drawn = o.initLoraWeights === "gaussian" ? rng.normal(down, 1 / Math.max(1, o.r), dtype) : rng.uniform(down, 1 / Math.sqrt(inner), dtype);
   const B = o.initLoraWeights === false && o.r > 0 ? rng.uniform(up, 1 / Math.sqrt(up[1]!), dtype) : zeros(up, dtype);
   return { A: drawn, B, ...(o.loraBias ? { bias: zeros([site.out], dtype) } : {}) };
+}
+
+/** One start each: from the options, or from an initialiser; "eva" is the name that files have for one of these. */
+function checkInitializer(wanted: string, initializer: string | undefined): void {
+  if (initializer && !/^(true|eva|undefined)$/i.test(wanted))
+    throw new StrutError("option", `initLoraWeights ${wanted} chooses a start, and so does the initialiser ${initializer}`, {
+      path: "initLoraWeights",
+      hint: "Keep one of them.",
+    });
+  if (!initializer && wanted.toLowerCase() === "eva")
+    throw new StrutError("option", "initLoraWeights eva starts from inputs, which the adapter alone does not see", {
+      path: "initLoraWeights",
+      hint: "Give adapt() `initializer: { method: eva }` and `calibration` batches.",
+    });
 }
 
 // PEFT reads these names in any case
@@ -139,6 +154,7 @@ export const lora = adapter({
   kinds: ["linear", "conv2d", "embedding"],
   options: loraOptions,
   init: initLora,
+  begins: "factors",
   start: loraStart,
   scale: (o) => (o.useRslora ? o.alpha / Math.sqrt(o.r) : o.alpha / o.r),
   update: (p: LoraParams, site, o) => loraUpdate(p, site, o),

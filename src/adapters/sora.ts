@@ -91,6 +91,7 @@ export const sora = adapter({
   paper: "arXiv:2311.11696",
   kinds: ["linear"],
   options,
+  begins: "factors",
   init(site, o, context): Params {
     const { A, B } = initLora(site, o, context) as { A: Tensor; B: Tensor };
     return { A, B, gate: context.rng.fork("gate").normal([o.r], 1, context.dtype) };

@@ -52,6 +52,12 @@ export function orderProofPatterns(perModule: ReadonlyMap<string, number>, other
   return Object.fromEntries(patterns);
 }
 
+/** The shortest endings of paths that no other path has, as few as they are: what selects these modules and no others. */
+export function shortestEndings(paths: readonly string[], others: readonly string[]): string[] {
+  const taken = new Set(others.flatMap(endings));
+  return [...new Set(paths.map((path) => endings(path).find((ending) => !taken.has(ending)) ?? path))].sort();
+}
+
 function endings(path: string): string[] {
   const segments = path.split(".");
   return segments.map((_, i) => segments.slice(-1 - i).join("."));

@@ -22,6 +22,7 @@ export const loraSb = initializer({
   title: "LoRA-SB",
   paper: "arXiv:2411.19557",
   options,
+  starts: "core",
   needs: ["weightGradient"],
   async start(_site, rank, o, { dtype, statistics, scale: s }) {
     const step = scale(sign(cast(statistics.weightGradient!, dtype)), -o.etaEff);

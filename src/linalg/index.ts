@@ -3,6 +3,7 @@ export { choleskyQr2 } from "./cholesky-qr.ts";
 export { choleskyFactor, solvePositive } from "./cholesky.ts";
 export { conjugateGradients, type ConjugateGradients, type ConjugateGradientsOptions, type LinearMap } from "./conjugate-gradients.ts";
 export { eigh, eigvalsh, type Eigh } from "./eigh.ts";
+export { incrementalPca, type IncrementalPcaOptions, type Pca } from "./incremental-pca.ts";
 export { kmeans, type Kmeans, type KmeansOptions } from "./kmeans.ts";
 export { kronecker, nearestKronecker } from "./kronecker.ts";
 export { lbfgs, type Evaluation, type Lbfgs, type LbfgsOptions, type Objective } from "./lbfgs.ts";

@@ -89,7 +89,7 @@ export class Recorder {
       if (!shared) {
         const moments = before?.moments ?? new RowMoments(site.in, this.#momentsFor(site));
         seen.set(x, moments);
-        noGrad(() => scope(() => moments.add(this.#counted(site, x, site.in, batch))));
+        noGrad(() => scope(() => moments.add(countedRows(site, x, site.in, batch))));
         if (!before) this.#inputs.set(site.path, { first: site.path, moments });
       } else if (!before)
         this.#inputs.set(
@@ -100,7 +100,7 @@ export class Recorder {
     if (!this.wantsGradients) return { sees, input };
     const outputGradient = (site: Site, g: Tensor): void =>
       scope(() => {
-        const rows = this.#counted(site, g, site.out, batch);
+        const rows = countedRows(site, g, site.out, batch);
         const moments = this.#gradients.get(site.path) ?? new RowMoments(site.out, this.#gradientMoments);
         this.#gradients.set(site.path, moments);
         moments.add(rows);
@@ -116,27 +116,12 @@ export class Recorder {
     return { ...this.#inputMoments, sample: { rows: inputRows, ...draw } };
   }
 
-  /** The rows of x […, width] that count. */
-  #counted(site: Site, x: Tensor, width: number, { places, counts }: Prepared): Tensor {
-    if (x.shape.at(-1) !== width)
-      throw new StrutError("shape", `${site.path} shows its observer a tensor of shape [${x.shape}], expected rows of ${width} features`, {
-        hint: "A convolution shows its unfolded patches.",
-      });
-    const rows = flat(x, width);
-    if (!places) return rows;
-    if (rows.shape[0] !== counts.length)
-      throw new StrutError("shape", `${site.path} sees ${rows.shape[0]} rows where the mask has ${counts.length} tokens`, {
-        hint: "Collect it from batches without a mask.",
-      });
-    return embedding(rows, tensor(places, [places.length], "i32"));
-  }
-
   /** How often each row of a table is looked up; positions are looked up once a row of the batch. */
-  #count(site: Site, ids: Tensor, { counts, rows, width }: Prepared): void {
+  #count(site: Site, ids: Tensor, { counts }: Prepared): void {
     const table = this.#counts.get(site.path) ?? new Float64Array(site.out);
     this.#counts.set(site.path, table);
     const values = hostView(contiguous(ids)) as Int32Array;
-    for (let i = 0; i < rows * width; i++) table[values[i % values.length]!]! += counts[i]!;
+    for (let i = 0; i < counts.length; i++) table[values[i % values.length]!]! += counts[i]!;
   }
 
   /** Σ gᵀ·x over all rows, also those that do not count: their gradient is part of the weight's. */
@@ -212,4 +197,21 @@ function pick(wants: ReadonlySet<Statistic>, moments: RowMoments, what: string, 
   const wanted = Object.entries(all).filter(([name]) => wants.has(name as Statistic));
   return Object.fromEntries(wanted.map(([name, of]) => [name, of(moments)])) as Partial<Record<Statistic, Tensor>>;
 }
+
+/** The rows of x […, width] at a site that count; behind a pooling there is one for each row of the batch, and all count. */
+export function countedRows(site: Site, x: Tensor, width: number, { places, counts, rows: batch }: Prepared): Tensor {
+  if (x.shape.at(-1) !== width)
+    throw new StrutError("shape", `${site.path} shows its observer a tensor of shape [${x.shape}], expected rows of ${width} features`, {
+      hint: "A convolution shows its unfolded patches.",
+    });
+  const rows = flat(x, width);
+  if (!places) return rows;
+  if (rows.shape[0] !== counts.length && rows.shape[0] === batch) return rows;
+  if (rows.shape[0] !== counts.length)
+    throw new StrutError("shape", `${site.path} sees ${rows.shape[0]} rows where the mask has ${counts.length} tokens`, {
+      hint: "Collect it from batches without a mask.",
+    });
+  return embedding(rows, tensor(places, [places.length], "i32"));
+}
+
 const flat = (x: Tensor, width: number): Tensor => reshape(contiguous(stopGradient(x)), [x.size / width, width]);

@@ -1,10 +1,10 @@
 import { nearest, StrutError } from "../errors.ts";
-import type { Awaitable, Observer, Run, Site, Statistic } from "../nn/contracts.ts";
+import type { Awaitable, Observer, Run, Site, Statistic, Task } from "../nn/contracts.ts";
 import { yieldToEvents } from "../nn/events.ts";
-import { backward, crossEntropy, free, full, keep, linearCrossEntropy, noGrad, reshape, scope, stopGradient, type Tensor } from "../tensor/index.ts";
+import { backward, copyOf, crossEntropy, free, full, keep, linearCrossEntropy, noGrad, reshape, scope, stopGradient, type Tensor } from "../tensor/index.ts";
 import { prepared, type CalibrationBatches, type Prepared } from "./calibration.ts";
 import { applyLinear, hidden, plainWeight, type Model } from "./model.ts";
-import { Recorder, type SiteStatistics } from "./recorder.ts";
+import { countedRows, Recorder, type SiteStatistics } from "./recorder.ts";
 
 /** What a calibration pass collected. */
 export interface Statistics {
@@ -54,6 +54,8 @@ export interface StatisticsOptions {
   readonly inputSample?: "reservoir" | "first";
   /** Of the reservoir; defaults to 0. */
   readonly seed?: number;
+  /** The loss of batches that have `inputs`, for statistics of gradients. */
+  readonly task?: Task;
   readonly onProgress?: (progress: StatisticsProgress) => void;
   /** Throws its reason when it fires. */
   readonly signal?: AbortSignal;
@@ -179,7 +181,12 @@ class Pass {
     this.#options.signal?.throwIfAborted();
     const paths = new Set(sites.map(({ path }) => path));
     let count = 0;
-    for await (const batch of prepared(batches)) {
+    for await (const batch of prepared(batches, this.#options.task)) {
+      if (this.#recorder.wantsGradients && !batch.targets && !batch.of)
+        throw new StrutError("option", "statistics of gradients need a loss, and calibration batches with `inputs` do not say theirs", {
+          path: "task",
+          hint: "Give `task`, such as classification or regression.",
+        });
       this.#recorder.begin(batch);
       const observer = this.#recorder.observer(batch, ({ path }) => paths.has(path));
       if (this.#recorder.wantsGradients && batch.scored > 0) withGradients(model, batch, observer);
@@ -231,22 +238,38 @@ class Pass {
 }
 
 /** A forward pass for its observer alone; the head's input is its hidden state, so the head itself is not run. */
-function look(model: Model, batch: Prepared, run: Run & { readonly observer: Observer }): void {
+export function look(model: Model, batch: Prepared, run: Run & { readonly observer: Observer }): void {
   const head = model.layers.get(model.architecture.head)?.site;
   noGrad(() =>
     scope(() => {
-      const x = hidden(model, batch.ids(), run);
+      const x = hidden(model, batch.input(), withMask(batch, run));
       if (head && run.observer.sees!(head)) run.observer.input!(head, x);
     }),
   );
 }
+
+/** What sites read in one pass: the rows that count, once for sites with one input. They are the caller's to free. */
+export function inputsOf(model: Model, batch: Prepared, sites: readonly Site[]): { readonly rows: Tensor; readonly sites: readonly Site[] }[] {
+  const paths = new Set(sites.map(({ path }) => path));
+  const seen = new Map<Tensor, { rows: Tensor; sites: Site[] }>();
+  const input = (site: Site, x: Tensor): void => {
+    const known = seen.get(x);
+    if (known) known.sites.push(site);
+    else seen.set(x, { rows: keep(copyOf(countedRows(site, x, site.in, batch))), sites: [site] });
+  };
+  look(model, batch, { observer: { sees: ({ path }) => paths.has(path), input } });
+  return [...seen.values()];
+}
+
+const withMask = ({ mask }: Prepared, run: Run): Run => (mask ? { ...run, mask } : run);
 
 /** The hidden state that block `depth` gets. */
 function stateAt(model: Model, batch: Prepared, depth: number, part: NonNullable<Run["part"]>): Tensor {
   return noGrad(() =>
     scope(() => {
       let state: Tensor | undefined;
-      hidden(model, batch.ids(), { part, observer: { sees: () => false, hidden: (at, x) => void (at === depth && (state = stopGradient(x))) } });
+      const observer: Observer = { sees: () => false, hidden: (at, x) => void (at === depth && (state = stopGradient(x))) };
+      hidden(model, batch.input(), withMask(batch, { part, observer }));
       return keep(state!);
     }),
   );
@@ -255,10 +278,15 @@ function stateAt(model: Model, batch: Prepared, depth: number, part: NonNullable
 /** Forward and backward of the loss summed over a batch's scored labels. */
 function withGradients(model: Model, batch: Prepared, observer: Observer): void {
   scope(() => {
-    const { head } = model.architecture;
-    const states = reshape(hidden(model, batch.ids(), { observer }), [batch.rows * batch.width, -1]);
-    const plain = observer.sees!(model.layers.get(head)!.site!) ? undefined : plainWeight(model, head);
-    const loss = plain ? linearCrossEntropy(states, plain, batch.targets()) : crossEntropy(applyLinear(model, head, states, { observer }), batch.targets());
+    const loss = batch.of ? batch.of.task.loss(model, batch.of.batch, { observer }) : tokenLoss(model, batch, observer);
     if (loss.node) backward(loss, { seed: full(loss.shape, batch.scored, loss.dtype as "f32") });
   });
+}
+
+/** Mean cross-entropy of the next tokens; the logits of a plain head are never held all at once. */
+function tokenLoss(model: Model, batch: Prepared, observer: Observer): Tensor {
+  const { head } = model.architecture;
+  const states = reshape(hidden(model, batch.input(), { observer }), [batch.counts.length, -1]);
+  const plain = observer.sees!(model.layers.get(head)!.site!) ? undefined : plainWeight(model, head);
+  return plain ? linearCrossEntropy(states, plain, batch.targets!()) : crossEntropy(applyLinear(model, head, states, { observer }), batch.targets!());
 }
