@@ -319,6 +319,7 @@ export async function adapt<O extends z.ZodObject, P extends Params, S extends P
         : await definition.start?.(site, o as never, context(site.path));
       if (!start) return;
       noGrad(() => begin(entries.get(site.path)!, start));
+      statistics.delete(site.path); // a gradient is as large as its weight
       if (start.takes) taken.set(site.path, takenFrom(site, start, scale));
     });
   }

@@ -1,11 +1,15 @@
 import { z } from "zod";
 import { randomizedSvd, svd } from "../linalg/index.ts";
-import { cast, copyOf, hostNumbers, Rng, scale, sign, slice, tensor } from "../tensor/index.ts";
+import { cast, copyOf, hostNumbers, Rng, scale, sign, slice, tensor, type Tensor } from "../tensor/index.ts";
 import { initializer } from "./initializer.ts";
 
 const options = z.object({
   etaEff: z.number().positive().default(1e-3).describe("size of the first step that is followed: learning rate / warm-up steps; defaults to 1e-3"),
   svd: z.enum(["exact", "randomized"]).default("exact").describe("randomized has ten passes and is faster on large matrices; defaults to exact"),
+  cast: z
+    .enum(["none", "bf16"])
+    .default("none")
+    .describe("bf16 rounds B, A and the core to bfloat16, as the authors' code does, which leaves them orthonormal to 1e-3 only; defaults to none"),
   zeroCore: z.boolean().default(false).describe("start the core at 0, and so the model at its base; defaults to false"),
 });
 
@@ -30,6 +34,7 @@ export const loraSb = initializer({
     const values = Array.from(hostNumbers(S) as Float64Array).slice(0, rank);
     const core = new Float64Array(rank * rank);
     if (!o.zeroCore) values.forEach((value, i) => (core[i * (rank + 1)] = value / s));
-    return { B: copyOf(slice(U, 1, 0, rank)), A: copyOf(slice(Vh, 0, 0, rank)), core: tensor(core, [rank, rank], dtype) };
+    const rounded = (x: Tensor): Tensor => (o.cast === "bf16" ? cast(cast(x, "bf16"), dtype) : copyOf(x));
+    return { B: rounded(slice(U, 1, 0, rank)), A: rounded(slice(Vh, 0, 0, rank)), core: rounded(tensor(core, [rank, rank], dtype)) };
   },
 });
