@@ -199,16 +199,6 @@ interface Starting {
   readonly parsed: Record<string, unknown>;
 }
 
-/** What an initialiser finds in the batches; nothing where it has no need to look. */
-async function watched(starting: Starting | undefined, { batches, ...seen }: Omit<Watched, "batches"> & Partial<Watched>): Promise<Found | undefined> {
-  if (!starting?.method.watch) return undefined;
-  if (batches) return (await starting.method.watch({ ...seen, batches }, starting.parsed)) as Found;
-  throw new StrutError("data", `${starting.method.id} needs calibration batches, and there were none`, {
-    path: "calibration",
-    hint: "Give adapt() `calibration` batches.",
-  });
-}
-
 /** Refuses adapters that do not have what an initialiser starts. */
 function checkStart({ id, begins }: Adapter, { method: { id: what, starts } }: Starting): void {
   if (begins === starts) return;
@@ -297,7 +287,8 @@ export async function adapt<O extends z.ZodObject, P extends Params, S extends P
   const batches = calibration ? { calibration, ...(task ? { task } : {}) } : {};
   const statistics = await calibrated(base, chosen, needs, batches);
   const rank = ({ path }: Site): number => (optionsAt(path) as { r: number }).r;
-  const found = await watched(starting, { model: base, sites: chosen, rank, ...(calibration ? { batches: calibration } : {}) });
+  const watched: Watched = { model: base, sites: chosen, rank, ...(calibration ? { batches: calibration } : {}) };
+  const found: Found | undefined = await starting?.method.watch?.(watched, starting.parsed);
   const sites = starting && found ? allocated(chosen, parsed, siteOptions, starting, found.ranks) : chosen;
   const on = { ...covered, matched: sites.map(({ path }) => path) };
   if (!method.anyRank) for (const site of sites) checkRank(site, optionsAt(site.path));

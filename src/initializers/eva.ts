@@ -6,6 +6,7 @@ import { inputsOf } from "../models/statistics.ts";
 import type { Site } from "../nn/contracts.ts";
 import { yieldToEvents } from "../nn/events.ts";
 import { free, tensor, zeros } from "../tensor/index.ts";
+import { readEvaState } from "./eva-state.ts";
 import { initializer, type Found, type Watched } from "./initializer.ts";
 
 const options = z.object({
@@ -20,6 +21,7 @@ const options = z.object({
     .describe(
       "what ranks are given for: the share of a layer's variance; the variance; its share of the components' sum, or of the largest; defaults to ratio",
     ),
+  state: z.string().optional().describe("a file of saveEvaState's, read in place of batches; ranks are those of the file"),
   useLabelMask: z.boolean().default(true).describe("leave out positions whose label is labelMaskValue; defaults to true"),
   labelMaskValue: z.int().default(-100).describe("label of positions that are left out; defaults to -100"),
   whiten: z.boolean().default(false).describe("divide each component by the root of its singular value; defaults to false"),
@@ -31,9 +33,9 @@ const options = z.object({
 });
 type Options = z.output<typeof options>;
 
-interface EvaFound extends Found {
-  /** Components of each site's input, by path; sites with one input have the same. */
-  readonly components: ReadonlyMap<string, Pca>;
+export interface EvaFound extends Found {
+  /** A of each site by path, row after row, of the largest rank that it may get. */
+  readonly rows: ReadonlyMap<string, ArrayLike<number>>;
 }
 
 /** Sites with one input: the first in the model stands for all. */
@@ -62,6 +64,16 @@ function worth({ singularValues, ratios, rows }: Pca, metric: Options["metric"])
   if (metric === "raw") return variances;
   const whole = metric === "max" ? variances[0]! : variances.reduce((sum, x) => sum + x, 0);
   return variances.map((variance) => (whole > 0 ? variance / whole : 0));
+}
+
+/** Components as rows of A. */
+function scaledComponents({ components, singularValues }: Pca, { whiten, scaleBySingularValues }: Options): Float64Array {
+  const n = components.length / singularValues.length;
+  const factor = (sigma: number): number => {
+    if (whiten) return sigma > 0 ? 1 / Math.sqrt(sigma) : 0;
+    return scaleBySingularValues && sigma > 0 ? sigma / singularValues[0]! : 1;
+  };
+  return components.map((value, at) => value * factor(singularValues[Math.floor(at / n)]!));
 }
 
 /** Cosine of each component with what it was; both are of length 1. */
@@ -110,6 +122,9 @@ function grouped(inputs: readonly { readonly sites: readonly Site[] }[], rank: W
 
 async function watch({ model, sites, batches, rank }: Watched, o: Options): Promise<EvaFound> {
   refuse(sites);
+  if (o.state) return readEvaState(o.state, sites);
+  if (!batches)
+    throw new StrutError("data", "eva needs calibration batches, and there were none", { path: "calibration", hint: "Give adapt() `calibration` batches." });
   const budget = sites.reduce((sum, site) => sum + rank(site), 0);
   const roomAt = ({ most }: Group, { out, in: inner }: Site): number => Math.min(most, out, inner);
   let groups: Group[] = [];
@@ -140,13 +155,13 @@ async function watch({ model, sites, batches, rank }: Watched, o: Options): Prom
   }
   if (groups.length === 0) throw new StrutError("data", "eva was given no calibration batch", { path: "calibration", hint: "Give batches of the task." });
   refuseStarved(groups);
-  const components = new Map(groups.flatMap(({ sites: own, pca }) => own.map(({ path }) => [path, pca!] as const)));
+  const rows = new Map(groups.flatMap(({ sites: own, pca }) => own.map(({ path }) => [path, scaledComponents(pca!, o)] as const)));
   const turning = open.filter((group) => !settled(group));
   const warnings =
     turning.length > 0 && read > o.maxBatches
       ? [`eva: after ${o.maxBatches} batches components of ${turning.map(({ sites: [first] }) => first!.path).join(", ")} still turn by more than tau allows`]
       : [];
-  return { ranks, warnings, components };
+  return { ranks, warnings, rows };
 }
 
 /**
@@ -164,16 +179,10 @@ export const eva = initializer<typeof options, EvaFound>({
   options,
   starts: "factors",
   watch,
-  start(site, rank, o, { dtype, found }) {
-    const { components, singularValues } = found.components.get(site.path)!;
-    const [most] = singularValues;
-    const factor = singularValues.map((value) => {
-      if (o.whiten) return value > 0 ? 1 / Math.sqrt(value) : 0;
-      return o.scaleBySingularValues && most! > 0 ? value / most! : 1;
-    });
-    const A = components.slice(0, rank * site.in).map((value, at) => value * factor[Math.floor(at / site.in)]!);
-    return { A: tensor(A, [rank, site.in], dtype), B: zeros([site.out, rank], dtype) };
-  },
+  start: (site, rank, _o, { dtype, found }) => ({
+    A: tensor(Array.from(found.rows.get(site.path)!).slice(0, rank * site.in), [rank, site.in], dtype),
+    B: zeros([site.out, rank], dtype),
+  }),
   keepsScale: (o) => o.adjustScalingFactors,
   config: (o) => ({
     init_lora_weights: "eva",

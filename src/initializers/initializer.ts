@@ -33,7 +33,7 @@ export interface Start {
 export interface Watched {
   readonly model: Model;
   readonly sites: readonly Site[];
-  readonly batches: CalibrationBatches;
+  readonly batches?: CalibrationBatches;
   /** As options and patterns have it. */
   rank(site: Site): number;
 }

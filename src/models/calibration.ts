@@ -72,9 +72,13 @@ function ofInputs(batch: CalibrationBatch, index: number, task: Task | undefined
     });
   const [rows, tokens] = [x.shape[0]!, x.dtype === "i32" ? x.size : x.shape[0]!];
   if (mask && mask.size !== tokens)
-    throw new StrutError("batch", `calibration batch ${index}: inputs.mask is [${mask.shape}], expected [${x.shape}], as inputs.x is`, {
-      hint: "Give 1 where a token counts and 0 where it is padding.",
-    });
+    throw new StrutError(
+      "batch",
+      `calibration batch ${index}: inputs.mask is [${mask.shape}], expected one entry for each of ${tokens} ${x.dtype === "i32" ? "tokens" : "rows"}`,
+      {
+        hint: "Give 1 where a token counts and 0 where it is padding.",
+      },
+    );
   return {
     rows,
     ...counted(mask ? Uint8Array.from(hostNumbers(mask) as Int32Array, (value) => Number(value !== 0)) : new Uint8Array(tokens).fill(1)),

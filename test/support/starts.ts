@@ -26,3 +26,10 @@ export async function defect(rows: Tensor, diagonal: (i: number) => number = () 
   const n = rows.shape[0]!;
   return most((await numbers(noGrad(() => matmul(rows, transpose(rows))))).map((x, at) => x - (at % (n + 1) === 0 ? diagonal(at / (n + 1)) : 0)));
 }
+
+/** The rank of every site. */
+export const ranksOf = (model: Model): Record<string, number> => Object.fromEntries([...parametersOf(model)].map(([path, { A }]) => [path, A!.shape[0]!]));
+
+/** A of every site. */
+export const rowsOf = async (model: Model): Promise<Map<string, number[]>> =>
+  new Map(await Promise.all([...parametersOf(model)].map(async ([path, { A }]) => [path, await numbers(A!)] as const)));

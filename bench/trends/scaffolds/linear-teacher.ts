@@ -26,11 +26,11 @@ const [OUT, IN, ROWS] = [48, 64, 128];
 export interface Teacher {
   /** What the target is beside the base: of full rank, the same in all directions (orthogonal rows), of rank 4, other singular values, or another diagonal of LDU. */
   target: "full" | "orthogonal" | "rank4" | "singular-values" | "ldu-diagonal";
-  /** Flat: every direction of the input alike; anisotropic: standard deviations fall as 1/√i; mild: as i^−¼. */
-  inputs: "flat" | "anisotropic" | "mild";
+  /** Flat: every direction of the input alike; anisotropic: standard deviations fall as 1/√i; mild: as i^−¼; steep: as 1/i. */
+  inputs: "flat" | "anisotropic" | "mild" | "steep";
 }
 
-const powers = { flat: 0, mild: -0.25, anisotropic: -0.5 } as const;
+const powers = { flat: 0, mild: -0.25, anisotropic: -0.5, steep: -1 } as const;
 const numbers = (n: number, value: (i: number) => number): Tensor => tensor(Array.from({ length: n }, (_, i) => value(i)));
 const made = new Map<string, Promise<Scaffold>>();
 

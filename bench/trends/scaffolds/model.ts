@@ -56,8 +56,9 @@ export interface Course {
   readonly steps: number;
   readonly learningRate: number;
   readonly targets?: AdaptOptions["targets"];
-  /** Chooses the start, from the first batches of the seed. */
+  /** Chooses the start, from the first batches of the seed: four, unless `calibrationBatches` says otherwise. */
   readonly initializer?: AdaptOptions["initializer"];
+  readonly calibrationBatches?: number;
   readonly more?: Partial<TrainOptions>;
 }
 
@@ -65,8 +66,8 @@ export interface Course {
 const inside = ({ sites, architecture: { head } }: Model): string[] =>
   sites.length === 1 ? [head] : sites.filter(({ path, kind }) => path !== head && kind !== "embedding").map(({ path }) => path);
 
-/** The rows of a batch without the token that only the last position predicts. */
-const context = ({ ids }: Batch): Batch => ({ ids: ids.map((row) => Array.from(row).slice(0, -1)) });
+/** A batch to calibrate on: of tokens without the one that only the last position predicts. */
+const context = (batch: Batch): Batch => (batch.inputs ? batch : { ids: batch.ids.map((row) => Array.from(row).slice(0, -1)) });
 
 /** One run of a method on a scaffold: the figure at the end, and how many parameters trained. */
 export async function run(
@@ -75,14 +76,15 @@ export async function run(
   method: Adapter<any, any, any>,
   options: Readonly<Record<string, unknown>>,
   seed: number,
-  { steps, learningRate, targets = inside(base), initializer, more = {} }: Course,
+  { steps, learningRate, targets = inside(base), initializer, calibrationBatches = 4, more = {} }: Course,
 ): Promise<{ figure: number; parameters: number; model: Model }> {
   // otherwise they would train beside the adapter, and the next run would start from what this one left
   if ([...parameters(base).values()].some(({ trainable }) => trainable)) throw new Error("a scaffold's base must not train: give it as frozen(model)");
+  const calibration = (): Promise<Batch[]> => Promise.all(Array.from({ length: calibrationBatches }, async (_, k) => context(await batch(seed, k))));
   const adapted = await adapt(base, method as Adapter, options, {
     seed,
     targets,
-    ...(initializer ? { initializer, calibration: await Promise.all([0, 1, 2, 3].map(async (k) => context(await batch(seed, k)))) } : {}),
+    ...(initializer ? { initializer, task, calibration: await calibration() } : {}),
   });
   const trained = [...adapterParameters(adapted.adapters.get("default")!).values()].filter(({ trainable }) => trainable);
   const count = trained.reduce((sum, { size }) => sum + size, 0);
