@@ -122,6 +122,18 @@ describe("EVA", () => {
     expect(new Set(Object.values(ranksOf(await begin({ r: 4 }, { rho: 1 }))))).toEqual(new Set([4]));
   });
 
+  it("trains fewer numbers than LoRA where it is the small layers whose inputs lie in few directions", async () => {
+    // noise lies in all directions: 12 of the head's input, 27 to 108 of the patches of convolutions
+    const model = tinyResnet();
+    const trained = async (options: Options | undefined): Promise<number> => {
+      const started = options && { initializer: { method: eva, options }, calibration: [{ ids: [], inputs: { x: images } }] };
+      const adapted = await adapt(model, lora, { r: 4 }, { targets: ["conv1", "conv2", "linear"], ...started });
+      return [...parametersOf(adapted).values()].reduce((sum, { A, B }) => sum + A!.size + B!.size, 0);
+    };
+    const images = new Rng(3).normal([12, 3, 8, 8], 1, "f64");
+    expect(await trained({})).toBeLessThan(await trained(undefined));
+  });
+
   it("gives ranks to the largest shares of all, as a sort by hand does; a spiked spectrum needs few", async () => {
     const shares = new Map([
       ["flat", [0.26, 0.25, 0.25, 0.24]],

@@ -120,13 +120,21 @@ function grouped(inputs: readonly { readonly sites: readonly Site[] }[], rank: W
   });
 }
 
+/** What the components of each site count for; the first of each group comes before all others, so that of equal shares it gets the rank. */
+function shares(groups: readonly Group[], metric: Options["metric"]): Map<string, readonly number[]> {
+  const of = ({ pca, most }: Group, { path, out, in: inner }: Site): [string, readonly number[]] => [
+    path,
+    [...worth(pca!, metric).subarray(0, Math.min(most, out, inner))],
+  ];
+  return new Map([...groups.map((group) => of(group, group.sites[0]!)), ...groups.flatMap((group) => group.sites.slice(1).map((site) => of(group, site)))]);
+}
+
 async function watch({ model, sites, batches, rank }: Watched, o: Options): Promise<EvaFound> {
   refuse(sites);
   if (o.state) return readEvaState(o.state, sites);
   if (!batches)
     throw new StrutError("data", "eva needs calibration batches, and there were none", { path: "calibration", hint: "Give adapt() `calibration` batches." });
   const budget = sites.reduce((sum, site) => sum + rank(site), 0);
-  const roomAt = ({ most }: Group, { out, in: inner }: Site): number => Math.min(most, out, inner);
   let groups: Group[] = [];
   let ranks = new Map<string, number>();
   const settled = ({ sites: [first], most, converged }: Group): boolean => converged.slice(0, ranks.get(first!.path) ?? most).every(Boolean);
@@ -137,9 +145,9 @@ async function watch({ model, sites, batches, rank }: Watched, o: Options): Prom
     if ((groups.length > 0 && open.length === 0) || read++ === o.maxBatches) break;
     if (round > 0) refuseStarved(groups);
     const inputs = inputsOf(model, batch, groups.length > 0 ? open.map(({ sites: [first] }) => first!) : sites);
-    if (groups.length === 0) open = groups = grouped(inputs, rank, o.rho);
-    for (const [i, { rows }] of inputs.entries()) {
-      const group = open[i]!;
+    if (groups.length === 0) groups = grouped(inputs, rank, o.rho);
+    for (const { rows, sites: seen } of inputs) {
+      const group = groups.find(({ sites: [first] }) => first === seen[0])!;
       if (rows.shape[0]! >= group.most) {
         const pca = await incrementalPca(group.pca, rows, { components: group.most, center: o.center, method: o.svd });
         if (group.pca) group.converged = turns(group.pca, pca, group.most).map((cosine) => cosine >= o.tau);
@@ -148,10 +156,7 @@ async function watch({ model, sites, batches, rank }: Watched, o: Options): Prom
       free(rows);
       await yieldToEvents();
     }
-    if (groups.some(({ pca }) => !pca)) continue;
-    // the first of each group comes before all others: so of equal shares it gets the rank, and has the most of its group
-    const order = [...groups.map((group) => [group, group.sites[0]!] as const), ...groups.flatMap((g) => g.sites.slice(1).map((site) => [g, site] as const))];
-    ranks = spreadRanks(new Map(order.map(([g, site]) => [site.path, [...worth(g.pca!, o.metric).subarray(0, roomAt(g, site))]])), budget);
+    if (groups.every(({ pca }) => pca)) ranks = spreadRanks(shares(groups, o.metric), budget);
   }
   if (groups.length === 0) throw new StrutError("data", "eva was given no calibration batch", { path: "calibration", hint: "Give batches of the task." });
   refuseStarved(groups);
