@@ -1,5 +1,6 @@
 import { nearest, StrutError } from "./errors.ts";
 import type { Adapter } from "./adapters/adapter.ts";
+import type { Initializer } from "./initializers/initializer.ts";
 import type { Method } from "./nn/contracts.ts";
 import type { Optimizer } from "./optimizers/optimizer.ts";
 
@@ -67,14 +68,20 @@ export async function adapters(): Promise<Adapter[]> {
 
 export const isOptimizer = (method: Method): method is Optimizer => method.family === "optimizers";
 
-/** The optimiser with an id; another kind of method, or none, is an error that lists them. */
-export async function optimizerById(id: string): Promise<Optimizer> {
+/** The method with an id, of one family; another kind of method, or none, is an error that lists those there are. */
+async function ofFamily<M extends Method>(id: string, is: (method: Method) => method is M, noun: string, path: string): Promise<M> {
   const method = Object.hasOwn(methods, id) ? await methodById(id) : undefined;
-  if (method && isOptimizer(method)) return method;
-  const ids = (await Promise.all(methodIds.map(methodById))).filter(isOptimizer).map((optimizer) => optimizer.id);
+  if (method && is(method)) return method;
+  const ids = (await Promise.all(methodIds.map(methodById))).filter(is).map((one) => one.id);
   const [near] = nearest(id, ids, 1);
-  throw new StrutError("option", `there is no optimiser ${JSON.stringify(id)}`, {
-    path: "training.optimizer",
-    hint: near ? `Did you mean ${near}?` : `Optimisers: ${ids.join(", ")}.`,
+  throw new StrutError("option", `there is no ${noun} ${JSON.stringify(id)}`, {
+    path,
+    hint: near ? `Did you mean ${near}?` : `There are ${ids.join(", ")}.`,
   });
 }
+
+export const optimizerById = (id: string): Promise<Optimizer> => ofFamily(id, isOptimizer, "optimiser", "training.optimizer");
+
+const isInitializer = (method: Method): method is Initializer => method.family === "initializers";
+
+export const initializerById = (id: string): Promise<Initializer> => ofFamily(id, isInitializer, "initialiser", "initializer");

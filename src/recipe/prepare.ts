@@ -1,5 +1,5 @@
 import { adapt, adapterParameters, attachedTo, type Coverage } from "../adapters/index.ts";
-import { isAdapter, methodById } from "../catalog.ts";
+import { initializerById, isAdapter, methodById } from "../catalog.ts";
 import { splitTail, textsOf, tokenBatches, tokenStream, type BatchSource } from "../data/index.ts";
 import { StrutError } from "../errors.ts";
 import type { Tokenizer } from "../formats/tokenizer.ts";
@@ -55,7 +55,6 @@ export async function prepare(recipe: Recipe): Promise<Prepared> {
       path: "data.window",
       hint: `Use at most ${context}.`,
     });
-  const model = await withTrainable(base, recipe);
   const texts = textsOf(content, data.text);
   // one text is split inside, several between two of them
   const split = texts.length === 1 ? splitTail(texts[0]!, data.heldOut) : splitTail(texts, data.heldOut);
@@ -67,6 +66,7 @@ export async function prepare(recipe: Recipe): Promise<Prepared> {
       path: "data.heldOut",
       hint: "Hold out a larger share, or 0 for none.",
     });
+  const model = await withTrainable(base, recipe, batches);
   const name = model.active[0];
   const own = name === undefined ? undefined : attachedTo(model, name);
   return {
@@ -97,7 +97,7 @@ const targetingKeys = [
 ] as const;
 
 /** The model with the recipe's adapter, or with all of its weights trainable. */
-async function withTrainable(base: Model, recipe: Recipe): Promise<Model> {
+async function withTrainable(base: Model, recipe: Recipe, batches: BatchSource): Promise<Model> {
   const targeting = Object.fromEntries(targetingKeys.flatMap((key) => (recipe[key] === undefined ? [] : [[key, recipe[key]]])));
   // on some modules it is an adapter like others
   if (recipe.method === "full" && recipe.targets === undefined) {
@@ -115,7 +115,9 @@ async function withTrainable(base: Model, recipe: Recipe): Promise<Model> {
       path: "method",
       hint: "strut methods lists the adapters.",
     });
-  const adapted = await adapt(base, method, recipe.options, { ...targeting, seed: recipe.training.seed });
+  const initializer = recipe.initializer === undefined ? undefined : { method: await initializerById(recipe.initializer), options: recipe.initializerOptions };
+  const calibration = await Promise.all(Array.from({ length: recipe.calibrationBatches }, async (_, k) => batches.batch(k)));
+  const adapted = await adapt(base, method, recipe.options, { ...targeting, seed: recipe.training.seed, calibration, ...(initializer ? { initializer } : {}) });
   if (!recipe.fromScratch) return adapted;
   // the rest of a random model cannot stay as it is: embeddings, norms and head train beside the adapter
   const { matched } = attachedTo(adapted, adapted.active[0]!)!.coverage;

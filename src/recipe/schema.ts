@@ -73,6 +73,13 @@ export const recipeSchema = z.strictObject({
     .default("lora")
     .describe("id of an adapter method (strut methods), or full to train every weight; defaults to lora, and from scratch to full"),
   options: z.record(z.string(), z.unknown()).default({}).describe("the method's options (strut methods ID)"),
+  initializer: z.string().optional().describe("id of what starts the adapter, such as eva or lora-sb; defaults to the method's own start"),
+  initializerOptions: z.record(z.string(), z.unknown()).default({}).describe("its options"),
+  calibrationBatches: z
+    .int()
+    .positive()
+    .default(16)
+    .describe("batches of the training text that a start, or a method that measures, may look at; defaults to 16"),
   targets: names.optional().describe("modules to adapt: names, a pattern, or all-linear; defaults to PEFT's for the model type"),
   excludeModules: names.optional().describe("modules that are left alone"),
   layersToTransform: z

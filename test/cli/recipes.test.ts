@@ -60,6 +60,12 @@ describe("strut train", () => {
     expect(Math.abs(again["loss"] - (evaluated["loss"] as number))).toBeLessThan(1e-6);
   });
 
+  it("starts an adapter from what it measures on the text", async () => {
+    const { code, err, at } = await trained(tiny("", "initializer: eva\ninitializerOptions: { rho: 1 }\ncalibrationBatches: 4\n"));
+    expect([code, err]).toEqual([0, ""]);
+    expect(JSON.parse(await readFile(join(at, "adapter", "adapter_config.json"), "utf8"))).toMatchObject({ init_lora_weights: "eva" });
+  });
+
   it("writes the same bytes in a second run, and others with another seed", async () => {
     const weights = async (text: string): Promise<Buffer> => readFile(join((await trained(text)).at, "adapter", "adapter_model.safetensors"));
     const [first, second, third] = [await weights(tiny()), await weights(tiny()), await weights(tiny("  seed: 1\n"))];
@@ -195,6 +201,8 @@ describe("a training that cannot be", () => {
     ["a rank beyond the matrix", tiny().replace("r: 2", "r: 65"), /rank 65 is above what .* can have/],
     ["an unknown option, with its nearest name", tiny().replace("lora_alpha", "lora_alhpa"), /lora has no option lora_alhpa.*\n.*alpha/],
     ["an unknown method", tiny("", "method: loora\n"), /no method "loora".*\n.*lora/],
+    ["an unknown initialiser", tiny("", "initializer: evaa\n"), /no initialiser "evaa".*\n.*eva/],
+    ["an initialiser that the adapter cannot take", tiny("", "initializer: lora-sb\n"), /lora-sb/],
     ["an unknown optimiser", tiny("  optimizer: adamv\n"), /no optimiser "adamv".*\n.*adamw/],
     ["a window beyond the context", tiny().replace("window: 16", "window: 600"), /data\.window is 600/],
     ["a text too short for a batch", tiny().replace("batch_size: 2", "batch_size: 2000"), /one batch of 2000 windows of 16 needs 32000/],
