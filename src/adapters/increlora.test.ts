@@ -1,16 +1,21 @@
+import { mkdtemp, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { beforeAll, describe, expect, it } from "vitest";
 import { throughDisk } from "../../test/support/through-disk.ts";
 import { tinyBatches, tinyModel } from "../../test/support/tiny-model.ts";
 import { forward, type Model } from "../models/index.ts";
-import type { Regime, Site, Training } from "../nn/contracts.ts";
+import type { Batch, Regime, Site, Training } from "../nn/contracts.ts";
 import { dense } from "../operators/index.ts";
-import { backward, linear, mul, noGrad, Parameter, Rng, start, sum, tensor, type Tensor } from "../tensor/index.ts";
+import { backward, linear, mul, noGrad, Parameter, Rng, start, sum, tensor, zeros, type Tensor } from "../tensor/index.ts";
+import { hostView } from "../tensor/tensor.ts";
 import { train, type TrainOptions } from "../training/index.ts";
+import { scoreOf } from "./increlora.ts";
 import { adapt, attachedTo, increlora, toLora } from "./index.ts";
 
 beforeAll(() => start());
 
-type Params = { A: Parameter; B: Parameter; E: Parameter; used: Tensor; born: Tensor };
+type Params = { A: Parameter; B: Parameter; E: Parameter; used: Tensor; born: Tensor; slope?: Tensor };
 const numbers = async (x: Tensor): Promise<number[]> => [...(await x.data())].map(Number);
 const close = (a: readonly number[], b: readonly number[], digits: number): void => a.forEach((value, i) => expect(value).toBeCloseTo(b[i]!, digits));
 const settings: TrainOptions = { batches: tinyBatches(3), steps: 12, learningRate: 0.02, weightDecay: 0 };
@@ -50,20 +55,22 @@ describe("IncreLoRA's layer", () => {
       ),
     );
     const E = new Parameter(tensor([0.1, 1e-5], [2], "f64"));
-    const p = { A, B, E, used: tensor([1], [1], "f64"), born: tensor([0, 0], [2], "f64") };
+    const p = { A, B, E, used: tensor([1], [1], "f64"), born: zeros([2, 2], "f64"), slope: zeros([3, 4], "f64") };
     const W = M(3, 4, 1);
     const site: Site = { path: "here", depth: 0, role: "fc", kind: "linear", out: 3, in: 4, weight: dense(W) };
-    const live = { training: true, step: 0, rng: new Rng(0), values: { "increlora/growing": 1 } as Record<string, number> };
+    const live = { training: true, step: 0, rng: new Rng(0), values: {} };
+    const o = increlora.options.parse({});
     const x = M(2, 4, 0.1);
-    const y = increlora.forward!(x, linear(x, W), p, site, increlora.options.parse({}), live, {});
+    const y = increlora.forward!(x, linear(x, W), p, site, o, live, {});
     const output = await numbers(y);
     close(output, [2.473322, 2.69251, 0.874059, 3.401583, 4.057458, 1.642729], 5);
     const gradients = backward(sum(mul(y, M(2, 3, 0.8))));
-    expect(live.values["increlora/here"]! / Math.sqrt(12)).toBeCloseTo(2.07849, 4);
+    expect(scoreOf(p, o)).toBeCloseTo(2.07849, 4);
+    expect(scoreOf(p, increlora.options.parse({ scoreNorm: "mean" }))).toBeCloseTo(2.07849 / Math.sqrt(12), 4);
     expect((await numbers(gradients.get(E)!))[0]).toBeCloseTo(20.067759, 4);
     close((await numbers(gradients.get(A)!)).slice(4), [7.1e-5, 2.41e-4, 5.8e-5, -2.1e-4], 6);
-    live.training = false;
-    close(await numbers(increlora.forward!(x, linear(x, W), p, site, increlora.options.parse({}), live, {})), output, 12);
+    const { slope: _, ...unscored } = p;
+    close(await numbers(increlora.forward!(x, linear(x, W), unscored, site, o, live, {})), output, 12);
   });
 });
 
@@ -82,23 +89,34 @@ describe("IncreLoRA's growth, run by train", () => {
     seen.slice(1).forEach((now, step) => now.forEach((n, i) => expect(n).toBeGreaterThanOrEqual(seen[step]![i]!)));
     expect(seen.map((now) => now.reduce((a, b) => a + b))).toEqual([4, 4, 4, 6, 6, 6, 8, 8, 8, 8, 8, 8]);
     const births = (await Promise.all(entriesOf(model).map(([, { born }]) => numbers(born)))).flat();
-    expect(new Set(births)).toEqual(new Set([0, 3, 6]));
+    expect(new Set(births), "two groups of the start, and one a growth").toEqual(new Set([0, 4, 7]));
     for (const [, { A, B, E, used }] of entriesOf(model)) {
       const n = Number((await used.data())[0]);
       expect([A.shape[0], B.shape[1], E.size], "the reserve is gone").toEqual([n, n, n]);
     }
   });
 
-  it.each(["sqrt", "mean"] as const)("grows the sites with the largest Ī·Ū of Σ|ΔW ⊙ ∂L/∂ΔW| (%s)", async (scoreNorm) => {
+  it.each([
+    ["sqrt", 1],
+    ["mean", 1],
+    ["sqrt", 2],
+  ] as const)("grows the sites with the largest Ī·Ū of Σ|ΔW ⊙ ∂L/∂ΔW| (%s, %i batches a step)", async (scoreNorm, accumulate) => {
     const model = await make({ ...growing, scoreNorm });
-    const { live } = attachedTo(model, "default")!;
     const averages = entriesOf(model).map(() => ({ I: 0, U: 0 }));
     let [before, grown] = [await ranks(model), 0];
-    await watched(model, {
+    let scores: number[] = [];
+    const watch: Regime = {
+      async afterBackward() {
+        const W = await updates(model);
+        scores = entriesOf(model).map(([, { slope }], i) => {
+          const size = slope ? slope.size : 1;
+          const norm = scoreNorm === "sqrt" ? Math.sqrt(size) : size;
+          return slope ? W[i]!.reduce((total, w, at) => total + Math.abs(w * Number((hostView(slope) as Float32Array)[at])), 0) / norm : 0;
+        });
+      },
       async beforeStep({ step }) {
-        entriesOf(model).forEach(([path, { A, B }], i) => {
-          const size = A.shape[1]! * B.shape[0]!;
-          const [s, own] = [live.values[`increlora/${path}`]! / (scoreNorm === "sqrt" ? Math.sqrt(size) : size), averages[i]!];
+        scores.forEach((s, i) => {
+          const own = averages[i]!;
           own.I = 0.85 * own.I + 0.15 * s;
           own.U = 0.85 * own.U + 0.15 * Math.abs(s - own.I);
         });
@@ -116,8 +134,98 @@ describe("IncreLoRA's growth, run by train", () => {
         }
         before = now;
       },
-    });
+    };
+    await watched(model, watch, { accumulate });
     expect(grown).toBe(2);
+  });
+
+  it("takes the score of a step's whole gradient: of halves of a batch it is that of the batch, of opposite ones it is less than the sum", async () => {
+    const rows = tinyBatches(2).map(({ ids }) => ids[0]!);
+    const slopes = async (batches: readonly Batch[], accumulate: number): Promise<number[][]> => {
+      const model = await make();
+      let found: number[][] = [];
+      const look: Regime = {
+        async afterBackward({ step }) {
+          if (step === 1) found = await Promise.all(entriesOf(model).map(([, { slope }]) => numbers(slope!)));
+        },
+      };
+      await watched(model, look, { batches, accumulate });
+      return found;
+    };
+    const [halves, whole] = [
+      await slopes(
+        rows.map((row) => ({ ids: [row] })),
+        2,
+      ),
+      await slopes([{ ids: rows }], 1),
+    ];
+    expect(whole.flat().some((value) => Math.abs(value) > 1e-4)).toBe(true);
+    halves.forEach((own, i) => close(own, whole[i]!, 6));
+  });
+
+  it("scores nothing in the first step but the 1e-5 terms of the reserve, since e is 0", async () => {
+    const model = await make();
+    const state = attachedTo(model, "default")!.regime!.state as Record<string, { mean: number }>;
+    const means: number[][] = [];
+    await watched(model, { afterStep: () => void means.push(entriesOf(model).map(([path]) => state[path]!.mean)) });
+    means[0]!.forEach((first, i) => expect(first).toBeLessThan(1e-4 * means[1]![i]!));
+  });
+
+  it("holds Σ(n + q)(in + out) numbers of a and b and trains Σn of e while it grows, Σn(in + out + 1) in all at the end", async () => {
+    const model = await make({ ...growing, increRankNum: 2, targetRank: 5 });
+    const held = (): number => entriesOf(model).reduce((total, [, { A, B }]) => total + A.size + B.size, 0);
+    const widths = entriesOf(model).map(([, { A, B }]) => A.shape[1]! + B.shape[0]!);
+    const expected = (n: readonly number[], q: number): number => n.reduce((total, own, i) => total + (own + q) * widths[i]!, 0);
+    let moved: number[] = [];
+    await watched(
+      model,
+      {
+        async afterStep({ step }) {
+          const now = await ranks(model);
+          const growingStill = now.reduce((a, b) => a + b) < 20;
+          expect(held(), `at step ${step}`).toBe(expected(now, growingStill ? 2 : 0));
+          moved = (await Promise.all(entriesOf(model).map(([, { E }]) => numbers(E)))).flatMap((e) => e.filter((value) => Math.abs(value - 1e-5) > 1e-9));
+          if (growingStill && step % 3 === 2) expect(moved.length).toBe(now.reduce((a, b) => a + b));
+        },
+      },
+      { steps: 20 },
+    );
+    expect((await ranks(model)).reduce((a, b) => a + b)).toBe(20);
+  });
+
+  it("grows all sites in turn, or random ones, where it is told to", async () => {
+    const course = async (options: object, seed = 0): Promise<number[][]> => {
+      const model = await make({ ...growing, topH: 1, increInterval: 2, ...options });
+      const seen: number[][] = [];
+      await watched(model, { afterStep: async () => void seen.push(await ranks(model)) }, { seed });
+      return seen.filter((_, step) => step % 2 === 0 && step > 2).slice(0, 4);
+    };
+    expect(await course({ allocation: "round-robin" })).toEqual([
+      [2, 1, 1, 1],
+      [2, 2, 1, 1],
+      [2, 2, 2, 1],
+      [2, 2, 2, 2],
+    ]);
+    const draws: number[][][] = [];
+    for (const seed of [0, 1, 2, 3]) draws.push(await course({ allocation: "random" }, seed));
+    for (const draw of draws) expect(draw.at(-1)!.reduce((a, b) => a + b)).toBe(8);
+    expect(new Set(draws.map(String)).size).toBeGreaterThan(1);
+    expect(await course({ allocation: "random" }, 2)).toEqual(draws[2]);
+  });
+
+  it("ends at a total that is no multiple of the sites", async () => {
+    const model = await make({ ...growing, targetTotalRank: 5 });
+    await train(model, settings);
+    expect((await ranks(model)).reduce((a, b) => a + b)).toBe(5);
+  });
+
+  it("grows by 1, 2, 3 or 4 components to a mean of 2, 4, 6 or 8, unless it is told how many", async () => {
+    for (const targetRank of [2, 4]) {
+      const model = await make({ ...growing, targetRank });
+      const seen: number[] = [];
+      await watched(model, { afterStep: async () => void seen.push((await ranks(model)).reduce((a, b) => a + b)) });
+      expect(seen[3]! - seen[2]!, `${targetRank}`).toBe(targetRank);
+    }
   });
 
   it("leaves ΔW of other sites as it is, and scales that of a grown one by (n + 1e-5)/(n + q + 1e-5) but for the 1e-5 terms", async () => {
@@ -196,6 +304,55 @@ describe("IncreLoRA's growth, run by train", () => {
     expect(totals).toEqual([4, 4, 6, 6, 8, 8, 10, 10, ...Array<number>(12).fill(12)]);
   });
 
+  it("moves a new component in its first step as Adam moves any in its first: by the learning rate times g/(|g| + 1e-8)", async () => {
+    const model = await make({ ...growing, multiLr: false, regOrthCoef: 0.5 });
+    let before: { A: number[]; E: number[] }[] = [];
+    let sites: number[] = [];
+    const first = (g: number): number => (-0.02 * g) / (Math.abs(g) + 1e-8);
+    await watched(model, {
+      async beforeStep() {
+        sites = (await ranks(model)).flatMap((n, i) => (n > 1 ? [i] : []));
+        before = await Promise.all(entriesOf(model).map(async ([, { A, E }]) => ({ A: await numbers(A), E: await numbers(E) })));
+      },
+      async afterStep({ step, gradient }) {
+        // the growth at step 3 takes the first reserve into use, whose e is new, and appends another: both train from step 4 on
+        if (step !== 3 && step !== 4) return;
+        expect(sites.length).toBe(2);
+        for (const i of sites) {
+          const [, { A, E }] = entriesOf(model)[i]!;
+          const [now, slopes, e, eSlopes] = await Promise.all([A, gradient(A)!, E, gradient(E)!].map(numbers));
+          const width = A.shape[1]!;
+          for (let at = 2 * width; at < 3 * width; at++)
+            expect(now![at]! - before[i]!.A[at]!, `a of the new reserve at step ${step}`).toBeCloseTo(step === 3 ? 0 : first(slopes![at]!), 4);
+          expect(e![1]! - before[i]!.E[1]!, `e of the component in use at step ${step}`).toBeCloseTo(step === 3 ? 0 : first(eSlopes![1]!), 4);
+        }
+      },
+    });
+    expect(sites.length).toBeGreaterThan(0);
+  });
+
+  it.each([1, 2, 3, 4, 5, 6, 7, 9])("resumed after step %i, across its growths, reaches the same bits", async (stopAt) => {
+    const options = { ...growing, warmupSteps: 2, dropout: 0.2 };
+    const course = { ...settings, weightDecay: 0.1, accumulate: 2, clip: 1, schedule: "cosine" as const };
+    const bits = async (model: Model): Promise<string> => {
+      const all = await Promise.all(entriesOf(model).flatMap(([, p]) => Object.values(p).map((x) => numbers(x as Tensor))));
+      return JSON.stringify(all);
+    };
+    const whole = await make(options);
+    await train(whole, course);
+    const dir = await mkdtemp(join(tmpdir(), "strut-increlora-"));
+    try {
+      const stop = new AbortController();
+      const onEvent: TrainOptions["onEvent"] = (event) => void (event.event === "step" && event.step === stopAt && stop.abort());
+      await train(await make(options), { ...course, checkpoint: { dir }, signal: stop.signal, onEvent });
+      const resumed = await make(options);
+      await train(resumed, { ...course, checkpoint: { dir }, resume: true });
+      expect(await bits(resumed)).toBe(await bits(whole));
+    } finally {
+      await rm(dir, { recursive: true });
+    }
+  });
+
   it("ends once the target is reached or passed, where it grows by more than one component", async () => {
     const model = await make({ targetRank: 2, increRankNum: 3, topH: 1, increInterval: 2 });
     await train(model, settings);
@@ -204,8 +361,8 @@ describe("IncreLoRA's growth, run by train", () => {
   });
 
   it.each([
-    [{ r: 3, targetRank: 2 }, "targetRank 2 is below r 3, from which ranks only grow"],
-    [{ ...growing, increInterval: 30 }, "growing to a mean rank of 2 takes until step 62, the run has 12"],
+    [{ r: 3, targetRank: 2 }, "the target of 8 components is below the 12 at the start, from which they only grow"],
+    [{ ...growing, increInterval: 30 }, "growing to 8 components takes until step 60, the run has 12"],
   ])("ends in a sentence: %o", async (options, sentence) => {
     await expect(make(options).then((model) => train(model, settings))).rejects.toThrow(sentence);
   });
@@ -223,6 +380,16 @@ describe("a trained IncreLoRA", () => {
     const { model: plain, error } = await toLora(model, { rank: Math.max(...n) });
     expect(error.total).toBeLessThan(1e-5);
     close(await logits(plain), await logits(model), 4);
+  });
+
+  it("trains on as it is, all of its components from the first step of the new run", async () => {
+    const model = await make({ ...growing, increRankNum: 3, topH: 1, multiLr: false });
+    await train(model, settings);
+    const n = await ranks(model);
+    const before = await Promise.all(entriesOf(model).map(([, { E }]) => numbers(E)));
+    await train(model, { ...settings, steps: 1 });
+    expect(await ranks(model)).toEqual(n);
+    for (const [i, [, { E }]] of entriesOf(model).entries()) (await numbers(E)).forEach((e, k) => expect(e).not.toBe(before[i]![k]));
   });
 
   it("is saved without its reserve in the middle of a run, and then differs by the 1e-5 terms alone", async () => {

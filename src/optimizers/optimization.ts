@@ -153,7 +153,10 @@ export class Optimization {
       const groups = chain.groups.map(({ parameters }) => parameters.filter((w) => gradients.has(w)));
       if (chain.fused) {
         for (const w of groups.flat()) {
-          this.#fusedUpdate(chain, w, gradients.get(w)!, t);
+          const g = gradients.get(w)!;
+          // the kernel corrects all elements by one count
+          if (this.#stateOf(chain, 0, w, t)["t"] instanceof Tensor) await noGrad(() => this.#chainUpdate(chain, [[w]], new Map([[w, g]]), t));
+          else this.#fusedUpdate(chain, w, g, t);
           await beat?.();
         }
       } else await noGrad(() => this.#chainUpdate(chain, groups, new Map(gradients), t, beat));

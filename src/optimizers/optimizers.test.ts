@@ -54,6 +54,29 @@ describe("the everyday chain", () => {
     expect(Math.max(...factors)).toBeLessThan(0.2);
   });
 
+  it("corrects each element by its own count where Adam's t is a tensor: equal counts give what one count gives, a new element moves as in a first step", async () => {
+    const step = async (counts: number | number[], fuse: boolean): Promise<number[]> => {
+      const w = new Parameter(tensor([1, -2, 3], [3], "f64"), "w");
+      const optimization = new Optimization([], [w], { ...everyday, learningRate: 0.1, weightDecay: 0, schedule: () => 1, fuse });
+      const context = optimization.context(0, 9, new Rng(0), [], new Map());
+      const old = typeof counts === "number" || counts[2]! > 0;
+      Object.assign(optimization.moments(w, context)[0]!, {
+        t: typeof counts === "number" ? counts : tensor(counts, [3], "f64"),
+        m: tensor([0.5, -0.2, old ? 0.3 : 0], [3], "f64"),
+        v: tensor([0.4, 0.1, old ? 0.2 : 0], [3], "f64"),
+      });
+      await scope(() => optimization.update(new Map([[w, tensor([0.7, 0.1, -0.4], [3], "f64")]]), context));
+      return [...((await w.data()) as Float64Array)];
+    };
+    const whole = await step(6, false);
+    for (const fuse of [true, false]) {
+      (await step([6, 6, 6], fuse)).forEach((value, i) => expect(value).toBeCloseTo(whole[i]!, 12));
+      const mixed = await step([6, 6, 0], fuse);
+      expect(mixed.slice(0, 2).map((value, i) => Math.abs(value - whole[i]!) < 1e-12)).toEqual([true, true]);
+      expect(mixed[2]).toBeCloseTo(3.1, 6);
+    }
+  });
+
   it("follows the recurrence in torch's documentation of AdamW", async () => {
     const w = new Parameter(tensor([1, -2], [2], "f64"), "w");
     const optimization = new Optimization([], [w], { ...everyday, learningRate: 0.1, schedule: () => 1 });
