@@ -4,7 +4,7 @@ import { throughDisk } from "../../test/support/through-disk.ts";
 import { tinyBatches, tinyModel } from "../../test/support/tiny-model.ts";
 import { forward, type Model } from "../models/index.ts";
 import type { Regime, Training } from "../nn/contracts.ts";
-import { noGrad, start, tensor, type Parameter, type Tensor } from "../tensor/index.ts";
+import { noGrad, start, tensor, zeros, type Parameter, type Tensor } from "../tensor/index.ts";
 import { train, type TrainOptions } from "../training/index.ts";
 import { adapt, atRank, attachedTo, dylora, lora, merge, toLora } from "./index.ts";
 
@@ -72,6 +72,23 @@ describe("DyLoRA at a rank", () => {
     expect((await toLora(atRank(model, 3), { rank: 2 })).error.total).toBeGreaterThan(0.01);
   });
 
+  it.each([
+    ["alpha/b", 6],
+    ["alpha/r", (6 * 2) / 4],
+  ] as const)("is exported as PEFT's LoRA of rank b with its own first rows and columns: scaled by %s, rank 2 has lora_alpha %d", async (scaling, alpha) => {
+    const model = await filled({ scaling });
+    const { model: plain } = await toLora(atRank(model, 2));
+    const { loaded, json } = await throughDisk(plain, tinyModel(), [lora]);
+    expect(json["adapter_config.json"]).toMatchObject({ peft_type: "LORA", r: 2, lora_alpha: alpha, rank_pattern: {}, alpha_pattern: {} });
+    expect(json["strut.json"]).toBeUndefined();
+    close(await logits(loaded), await logits(atRank(model, 2)), 5);
+    for (const [i, { A, B }] of ([...attachedTo(plain, "default-lora")!.entries.values()] as Pair[]).entries()) {
+      const own = entriesOf(model)[i]!;
+      expect(await numbers(A)).toEqual((await numbers(own.A)).slice(0, 16));
+      expect(await numbers(B)).toEqual((await numbers(own.B)).filter((_, at) => at % 4 < 2));
+    }
+  });
+
   it("starts at the base at every rank", async () => {
     const [model, base] = [await make({}), await logits(tinyModel())];
     for (const b of [1, 2, 3, 4]) expect(await logits(atRank(model, b))).toEqual(base);
@@ -130,6 +147,22 @@ describe("DyLoRA in training", () => {
     await train(model, { ...settings, regimes: [watch] });
   });
 
+  it("samples once for all batches that add up to a step", async () => {
+    const model = await make({});
+    const seen: number[][] = [];
+    const watch: Regime = {
+      beforeForward: () => void seen.push([]),
+      loss(t) {
+        seen.at(-1)!.push(sampled(t));
+        return zeros([]);
+      },
+    };
+    await train(model, { ...settings, steps: 12, accumulate: 3, regimes: [watch] });
+    expect(seen.map((step) => step.length)).toEqual(Array(12).fill(3));
+    for (const step of seen) expect(new Set(step).size).toBe(1);
+    expect(new Set(seen.flat()).size).toBeGreaterThan(1);
+  });
+
   it("is LoRA where rMin is r: the same weights after training", async () => {
     const one = await filled({ rMin: 4 });
     const plain = await truncated(one, 4, 6);
@@ -157,7 +190,17 @@ describe("DyLoRA in training", () => {
     let before: number[][][];
     const seen = new Set<number>();
     const watch: Regime = {
-      beforeStep: async (t) => void (before = await snapshot(t)),
+      async beforeStep(t) {
+        before = await snapshot(t);
+        for (const { A, B } of entriesOf(model)) {
+          const [a, b] = [await rows(t.gradient(A)!, 0), await rows(t.gradient(B)!, 1)];
+          for (const [k, row] of [...a.entries(), ...b.entries()])
+            expect(
+              row.some((g) => g !== 0),
+              `gradient of row ${k}`,
+            ).toBe(k === sampled(t) - 1);
+        }
+      },
       async afterStep(t) {
         const [b, after] = [sampled(t), await snapshot(t)];
         seen.add(b);
@@ -167,6 +210,28 @@ describe("DyLoRA in training", () => {
     };
     await train(model, { ...settings, steps: 10, regimes: [watch] });
     expect(seen.size).toBeGreaterThan(2);
+  });
+
+  it("when frozen corrects each row by the number of its own updates: its first moves by the learning rate, whenever it comes", async () => {
+    const model = await filled({ frozen: true });
+    const seen = new Set<number>();
+    let before: number[][] = [];
+    const values = (): Promise<number[][]> => Promise.all(entriesOf(model).map(({ A }) => numbers(A)));
+    const watch: Regime = {
+      beforeStep: async () => void (before = await values()),
+      async afterStep(t) {
+        const [b, now] = [sampled(t), await values()];
+        if (!seen.has(b))
+          for (const [i, { A }] of entriesOf(model).entries()) {
+            const g = await numbers(t.gradient(A)!);
+            for (let at = (b - 1) * 8; at < b * 8; at++)
+              expect(now[i]![at]! - before[i]![at]!, `row ${b} at step ${t.step}`).toBeCloseTo((-0.02 * g[at]!) / (Math.abs(g[at]!) + 1e-8), 4);
+          }
+        seen.add(b);
+      },
+    };
+    await train(model, { ...settings, weightDecay: 0, steps: 12, regimes: [watch] });
+    expect(seen.size).toBe(4);
   });
 
   it("is saved as PEFT's LoRA of rank r with strut.json beside, where its own options stand", async () => {

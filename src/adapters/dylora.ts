@@ -7,6 +7,7 @@ import { concat, copyOf, Parameter, slice, stopGradient, type Tensor } from "../
 import { hostView } from "../tensor/tensor.ts";
 import { adapter, addAt } from "./adapter.ts";
 import { attachedTo, withAdapters } from "./attach.ts";
+import { countsByElement } from "./counts.ts";
 import { dropInput, initLora, loraOptions, loraPeftOptions } from "./lora.ts";
 
 const options = loraOptions.omit({ loraBias: true, useRslora: true }).extend({
@@ -47,7 +48,7 @@ function regime(o: Options): Regime<Params> {
     beforeForward({ live, rng }: Training<Params>) {
       live.values["dylora/rank"] = o.rMin + rng.integer(o.r - o.rMin + 1);
     },
-    // momentum would move rows that had no gradient, so weights and moments of the others are put back
+    // momentum would move rows that had no gradient, so weights, moments and counts of the others are put back
     ...(o.frozen
       ? {
           beforeStep(t: Training<Params>) {
@@ -55,6 +56,7 @@ function regime(o: Options): Regime<Params> {
               (["A", "B"] as const).flatMap((name) => {
                 const w = params[name] as Parameter;
                 const axis = name === "A" ? 0 : 1;
+                countsByElement(t, w);
                 const moments = t
                   .moments(w)
                   .flatMap((state) => Object.values(state).filter((x): x is Tensor => typeof x === "object" && "size" in x && x.size === w.size));
@@ -73,7 +75,7 @@ function regime(o: Options): Regime<Params> {
 
 /**
  * DyLoRA: one LoRA that works at every rank b from rMin to r, ΔW_b = (α/b)·B[:, :b]·A[:b]; each step trains at one sampled rank.
- * Valipour et al. 2023, arXiv:2210.07558.
+ * Valipour et al. 2023, arXiv:2210.07558. `toLora(atRank(tuned, b))` is the plain LoRA of rank b.
  *
  * @example
  * const tuned = await adapt(model, dylora, { r: 8 });

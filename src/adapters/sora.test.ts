@@ -74,7 +74,7 @@ describe("SoRA", () => {
       (B as Parameter).assign(tensor(await numbers(leaf(B!.shape, 2)), B!.shape));
       (own["A"] as Parameter).assign(tensor(await numbers(A!), A!.shape));
       (own["B"] as Parameter).assign(tensor(await numbers(B!), B!.shape));
-      (gate as Parameter).assign(full([4], 1));
+      (gate as Parameter).assign(full([1, 4], 1));
     }
     close(await logits(gated), await logits(plain), 5);
   });
@@ -115,7 +115,7 @@ describe("SoRA", () => {
     const model = await make({ sparseLambda2 });
     for (const { B, gate } of entriesOf(model)) {
       B.assign(tensor(await numbers(leaf(B.shape, 3)), B.shape));
-      gate.assign(full([4], 0));
+      gate.assign(full([1, 4], 0));
     }
     await train(model, { ...settings, steps: 1 });
     expect((await gatesOf(model)).filter((g) => g !== 0).length).toBe(count);
@@ -191,12 +191,76 @@ describe("SoRA", () => {
     expect(
       [...shapes]
         .filter(([name]) => name.endsWith("lora_gate"))
-        .map(([, [r]]) => r)
+        .map(([, [one, r]]) => {
+          expect(one).toBe(1);
+          return r;
+        })
         .toSorted(),
     ).toEqual(ranks.toSorted());
     expect(await logits(loaded)).toEqual(await logits(model));
-    const { model: plain, error } = await toLora(model, { rank: Math.max(...ranks) });
-    expect(error.total).toBeLessThan(1e-5);
-    close(await logits(plain), await logits(model), 4);
+    const { model: plain, error } = await toLora(model);
+    expect(error.total).toBe(0);
+    const shipped = await throughDisk(plain, tinyModel(), [lora]);
+    const config = shipped.json["adapter_config.json"] as {
+      rank_pattern: Record<string, number>;
+      alpha_pattern: Record<string, number>;
+      target_modules: string[];
+    };
+    const left = ranks.filter((r) => r > 0);
+    expect(
+      [...shipped.shapes]
+        .filter(([name]) => name.endsWith("lora_A.weight"))
+        .map(([, [r]]) => r)
+        .toSorted(),
+    ).toEqual(left.toSorted());
+    expect(new Set([...attachedTo(shipped.loaded, "default")!.entries.keys()])).toEqual(
+      new Set([...attachedTo(model, "default")!.entries].flatMap(([path, p]) => (p["gate"]!.size > 0 ? [path] : []))),
+    );
+    expect(config).toMatchObject({ peft_type: "LORA", r: Math.max(...ranks), lora_alpha: 4 * Math.max(...ranks) });
+    for (const [path, r] of Object.entries(config.rank_pattern)) expect(config.alpha_pattern[path]).toBe(4 * r);
+    close(await logits(shipped.loaded), await logits(model), 5);
+  });
+
+  it("is saved without gates that are zero, and answers the same", async () => {
+    const model = await make({ sparseLambda2: 0.1 });
+    await train(model, settings);
+    const left = (await gatesOf(model)).filter((g) => g !== 0).length;
+    expect(left).toBeLessThan(16);
+    const { loaded, shapes } = await throughDisk(model, tinyModel(), [sora]);
+    expect([...shapes].filter(([name]) => name.endsWith("lora_gate")).reduce((total, [, [, r]]) => total + r!, 0)).toBe(left);
+    close(await logits(loaded), await logits(model), 5);
+  });
+
+  it("is, trained, the LoRA trained as long, where the gates are 1, neither step nor penalty moves them and they are held", async () => {
+    const options = { alpha: 6, sparseLambda: 0, sparseLambda2: 0 };
+    const [gated, plain] = [await make(options), await adapt(tinyModel(), lora, { r: 4, alpha: 6 }, { targets })];
+    for (const [path, { A, gate }] of attachedTo(gated, "default")!.entries) {
+      (attachedTo(plain, "default")!.entries.get(path)!["A"] as Parameter).assign(tensor(await numbers(A!), A!.shape));
+      (gate as Parameter).assign(full([1, 4], 1));
+    }
+    const hold: Regime = { beforeForward: (t) => entriesOf(gated).forEach(({ gate }) => t.trainable(gate, false)) };
+    await train(gated, { ...settings, regimes: [hold] });
+    await train(plain, settings);
+    for (const [i, { A, B }] of entriesOf(gated).entries()) {
+      const own = entriesOf(plain)[i]!;
+      close(await numbers(A), await numbers(own.A), 5);
+      close(await numbers(B), await numbers(own.B), 5);
+    }
+    expect(new Set(await gatesOf(gated))).toEqual(new Set([1]));
+  });
+
+  it("with the official step a zero gate returns only beyond 2ξ: an update of 0.02 does at ξ = 0.009, not at 0.011", async () => {
+    for (const [sparseLambda2, count] of [
+      [0.009, 16],
+      [0.011, 0],
+    ] as const) {
+      const model = await make({ sparseLambda2, prox: "official" });
+      for (const { B, gate } of entriesOf(model)) {
+        B.assign(tensor(await numbers(leaf(B.shape, 3)), B.shape));
+        gate.assign(full([1, 4], 0));
+      }
+      await train(model, { ...settings, steps: 1 });
+      expect((await gatesOf(model)).filter((g) => g !== 0).length).toBe(count);
+    }
   });
 });

@@ -2,7 +2,7 @@ import { z } from "zod";
 import { StrutError } from "../errors.ts";
 import type { Regime, Training, View } from "../nn/contracts.ts";
 import { coredLowRank } from "../operators/index.ts";
-import { abs, add, hostNumbers, Parameter, scale, sum, type Tensor } from "../tensor/index.ts";
+import { abs, add, hostNumbers, indexSelect, Parameter, reshape, scale, sum, tensor, type Tensor } from "../tensor/index.ts";
 import { adapter, addAt } from "./adapter.ts";
 import { dropInput, initLora, loraOptions } from "./lora.ts";
 import { shrink } from "./proximal.ts";
@@ -25,7 +25,10 @@ const options = loraOptions.omit({ loraBias: true, useRslora: true }).extend({
   prune: z.boolean().default(true).describe("take ranks whose gate is zero out when a stage of the schedule ends; defaults to true"),
 });
 type Options = z.output<typeof options>;
+/** gate: 1×r */
 type Params = { A: Tensor; B: Tensor; gate: Tensor };
+
+const updateOf = ({ A, B, gate }: Params, o: Options): ReturnType<typeof coredLowRank> => coredLowRank(B, reshape(gate, [gate.size]), A, o.alpha / o.r);
 
 /** The thresholds of the stages (Algorithm 1). */
 export function thresholds({ lambdaSchedule, sparseLambda2: first, maxLambda: last, lambdaNum: n }: Options): number[] {
@@ -37,14 +40,19 @@ export function thresholds({ lambdaSchedule, sparseLambda2: first, maxLambda: la
   throw new StrutError("option", "sora: exp_linear needs sparseLambda2 above 0, since it takes its logarithm", { path: "sparseLambda2" });
 }
 
+/** The ranks whose gate is not zero. */
+const open = ({ gate }: Params): Int32Array => {
+  const gates = hostNumbers(gate) as Float32Array;
+  return Int32Array.from([...gates.keys()].filter((i) => gates[i] !== 0));
+};
+
 /** Takes out ranks whose gate is zero; the optimiser's state follows. */
 function prune({ params, resize }: View<Params>): void {
-  const gates = hostNumbers(params.gate) as Float32Array;
-  const kept = Int32Array.from([...gates.keys()].filter((i) => gates[i] !== 0));
-  if (kept.length === gates.length) return;
+  const kept = open(params);
+  if (kept.length === params.gate.size) return;
   resize("A", 0, kept, "gather");
   resize("B", 1, kept, "gather");
-  resize("gate", 0, kept, "gather");
+  resize("gate", 1, kept, "gather");
 }
 
 function regime(o: Options): Regime<Params> {
@@ -80,7 +88,7 @@ function regime(o: Options): Regime<Params> {
 
 /**
  * SoRA: ΔW = (α/r)·B·diag(g)·A with gates g that a proximal step makes exactly zero, so that each site finds its rank.
- * Ding et al. 2023, arXiv:2311.11696. `toLora` gives the plain LoRA to ship.
+ * Ding et al. 2023, arXiv:2311.11696. `toLora` without a rank gives the plain LoRA to ship: gates folded into B, alpha·(what is left)/r.
  *
  * @example
  * const tuned = await adapt(model, sora, { r: 8, sparseLambda2: 1e-3 });
@@ -94,10 +102,15 @@ export const sora = adapter({
   begins: "factors",
   init(site, o, context): Params {
     const { A, B } = initLora(site, o, context) as { A: Tensor; B: Tensor };
-    return { A, B, gate: context.rng.fork("gate").normal([o.r], 1, context.dtype) };
+    return { A, B, gate: context.rng.fork("gate").normal([1, o.r], 1, context.dtype) };
   },
-  update: ({ A, B, gate }: Params, _site, o) => coredLowRank(B, gate, A, o.alpha / o.r),
-  forward: (x, y, { A, B, gate }, site, o, live) => addAt(site, coredLowRank(B, gate, A, o.alpha / o.r), y, dropInput(x, o, site, live)),
-  regime: (o) => regime(o),
+  update: (p: Params, _site, o) => updateOf(p, o),
+  forward: (x, y, p, site, o, live) => addAt(site, updateOf(p, o), y, dropInput(x, o, site, live)),
+  regime,
+  finish(p) {
+    const kept = open(p);
+    const index = tensor(kept, [kept.length], "i32");
+    return { params: kept.length === p.gate.size ? p : { A: indexSelect(p.A, 0, index), B: indexSelect(p.B, 1, index), gate: indexSelect(p.gate, 1, index) } };
+  },
   layout: { tensors: { linear: { A: "lora_A.weight", B: "lora_B.weight", gate: "lora_gate" } } },
 });

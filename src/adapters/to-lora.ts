@@ -1,17 +1,18 @@
 import { StrutError } from "../errors.ts";
 import { layerAt, type Layer, type Model } from "../models/model.ts";
 import type { Params, Site } from "../nn/contracts.ts";
-import { dense, lowRank, sumOf, toLowRank, type LinearOperator } from "../operators/index.ts";
+import { dense, lowRank, ownFactors, sumOf, toLowRank, type LinearOperator } from "../operators/index.ts";
 import { copyOf, noGrad, Parameter, reshape, scope, sub, transpose, type Tensor } from "../tensor/index.ts";
 import { required } from "./adapt.ts";
 import type { Adapter } from "./adapter.ts";
 import { newLive, withAdapters, type AttachedAdapter } from "./attach.ts";
 import { lora, loraOptions } from "./lora.ts";
 
-/** B out×r and A r×in of one site, and what is added to its bias. */
+/** B out×r and A r×in of one site, what B·A is multiplied with (defaults to 1), and what is added to its bias. */
 export interface Factors {
   readonly B: Tensor;
   readonly A: Tensor;
+  readonly scale?: number;
   readonly bias?: Tensor;
 }
 
@@ -24,13 +25,13 @@ function loraParams(site: Site, { B, A, bias }: Factors, name: string): Params {
   return { A: owned("A", down), B: owned("B", up), ...(bias ? { bias: owned("bias", bias) } : {}) };
 }
 
-/** A LoRA of scale 1 with given factors, on a model beside its other adapters; what else trained with `like` goes along. */
+/** A LoRA with given factors, on a model beside its other adapters; what else trained with `like` goes along. */
 export function attachFactors(model: Model, name: string, factors: ReadonlyMap<string, Factors>, like?: AttachedAdapter): Model {
   if (model.adapters.has(name))
     throw new StrutError("adapter", `the model already has an adapter named ${name}`, { hint: "Give the new one another name, or remove the old one." });
-  const ranks = [...factors.values()].map(({ A }) => A.shape[0]!);
-  const r = Math.max(1, ...ranks);
-  const options = { ...loraOptions.parse({ r, alpha: r }), loraBias: [...factors.values()].some(({ bias }) => bias) };
+  const sizes = [...factors.values()].map(({ A, scale = 1 }) => ({ r: A.shape[0]!, alpha: scale * Math.max(1, A.shape[0]!) }));
+  const largest = sizes.reduce((most, one) => (one.r >= most.r ? one : most), { r: 1, alpha: 1 });
+  const options = { ...loraOptions.parse(largest), loraBias: [...factors.values()].some(({ bias }) => bias) };
   const matched = [...factors.keys()];
   const { rankPattern: _, alphaPattern: __, ...targeting } = like?.targeting ?? {};
   const set: AttachedAdapter = {
@@ -38,7 +39,12 @@ export function attachFactors(model: Model, name: string, factors: ReadonlyMap<s
     method: lora.id,
     definition: lora as unknown as Adapter,
     options,
-    siteOptions: new Map(matched.flatMap((path, i) => (ranks[i] === r ? [] : [[path, { ...options, r: ranks[i]!, alpha: Math.max(1, ranks[i]!) }]]))),
+    siteOptions: new Map(
+      matched.flatMap((path, i) => {
+        const own = sizes[i]!;
+        return own.r === largest.r && own.alpha === largest.alpha ? [] : [[path, { ...options, ...own }]];
+      }),
+    ),
     targeting: { ...targeting, targets: matched },
     seed: 0,
     taken: new Map(),
@@ -78,8 +84,8 @@ export interface ConversionError {
 }
 
 export interface ToLoraOptions {
-  /** Of the new LoRA; at a smaller matrix its smaller side. */
-  rank: number;
+  /** Of the new LoRA; at a smaller matrix its smaller side. Defaults to the rank that each update has, 0 being left out, and then its factors stay as they are. */
+  rank?: number;
   /** The adapter to convert; defaults to the active one. */
   name?: string;
   /** Name of the LoRA; defaults to the old one's with "-lora" behind. */
@@ -87,38 +93,54 @@ export interface ToLoraOptions {
 }
 
 /**
- * Any mergeable adapter as a plain LoRA of a rank: the best one, by SVD of ΔW at each site. The LoRA is the active one afterwards;
- * the old adapter stays beside it.
+ * Any mergeable adapter as a plain LoRA of a rank: the best one, by SVD of ΔW at each site. Without a rank, of the rank that each site
+ * has, where ΔW is made of two factors and perhaps a diagonal between them. The LoRA is the active one afterwards; the old adapter stays
+ * beside it.
  *
  * @example
  * const { model: converted, error } = await toLora(tuned, { rank: 4 });
  */
 export async function toLora(
   model: Model,
-  { rank, name = model.active[0] ?? "default", as = `${name}-lora` }: ToLoraOptions,
+  { rank, name = model.active[0] ?? "default", as = `${name}-lora` }: ToLoraOptions = {},
 ): Promise<{ model: Model; error: ConversionError }> {
   const set = required(model, name);
-  if (!(Number.isInteger(rank) && rank >= 1)) throw new StrutError("option", `rank is ${rank}; it must be a whole number of at least 1`, { path: "rank" });
+  if (rank !== undefined && !(Number.isInteger(rank) && rank >= 1))
+    throw new StrutError("option", `rank is ${rank}; it must be a whole number of at least 1`, { path: "rank" });
   const factors = new Map<string, Factors>();
   const sites = new Map<string, number>();
   let [lost, whole] = [0, 0];
+  const own = ({ B, A, scale, bias }: Factors): Factors => ({
+    B: new Parameter(copyOf(B)),
+    A: new Parameter(copyOf(A)),
+    ...(scale === undefined ? {} : { scale }),
+    ...(bias ? { bias: new Parameter(copyOf(bias)) } : {}),
+  });
   for (const path of set.entries.keys()) {
     const layer = layerAt(model, path);
     const { out, in: inner } = layer.site!;
     await noGrad(() =>
       scope(async () => {
         const { update, bias } = deltaAt(layer, set);
+        if (rank === undefined) {
+          const found = ownFactors(update);
+          if (!found)
+            throw new StrutError("option", `the update at ${path} is not made of two factors, so it has no rank of its own`, {
+              path: "rank",
+              hint: "Say which rank the LoRA shall have.",
+            });
+          sites.set(path, 0);
+          if (found.A.shape[0]! > 0 || bias) factors.set(path, own({ ...found, ...(bias ? { bias } : {}) }));
+          return;
+        }
         const { operator, error, discarded, norm } = await toLowRank(update, Math.min(rank, out, inner));
         lost += discarded ** 2;
         whole += norm ** 2;
         sites.set(path, error);
-        factors.set(path, {
-          B: new Parameter(copyOf(operator.B)),
-          A: new Parameter(copyOf(operator.A)),
-          ...(bias ? { bias: new Parameter(copyOf(bias)) } : {}),
-        });
+        factors.set(path, own({ B: operator.B, A: operator.A, ...(bias ? { bias } : {}) }));
       }),
     );
   }
+  if (factors.size === 0) throw new StrutError("adapter", `every update of ${name} is zero, so there is nothing to convert`, { hint: "Use the base model." });
   return { model: attachFactors(model, as, factors, set), error: { sites, total: whole === 0 ? 0 : Math.sqrt(lost / whole) } };
 }

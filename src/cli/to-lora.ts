@@ -11,7 +11,7 @@ import { jsonOption, number, outOption, overwriteOption, refuseFilled } from "./
 
 interface Options {
   out: string;
-  rank: number;
+  rank?: number;
   overwrite?: boolean;
   json?: boolean;
 }
@@ -20,7 +20,7 @@ export function define(command: Command, io: Io): void {
   command
     .argument("<base>", "folder of the base model")
     .argument("<adapter>", "folder of an adapter of any method that can be merged")
-    .requiredOption("--rank <rank>", "rank of the LoRA; at smaller matrices their smaller side", number)
+    .option("--rank <rank>", "rank of the LoRA; at smaller matrices their smaller side; defaults to the rank that each update has", number)
     .addOption(outOption("folder for the LoRA, which PEFT reads"))
     .addOption(overwriteOption())
     .addOption(jsonOption())
@@ -32,15 +32,15 @@ async function convert(base: string, adapter: string, { out, rank, overwrite = f
   await checkFolder(base);
   await start();
   const signal = io.interrupt();
-  const { model, error } = await toLora(await openAdapter(await loadModel(base), adapter), { rank });
+  const { model, error } = await toLora(await openAdapter(await loadModel(base), adapter), rank === undefined ? {} : { rank });
   signal.throwIfAborted();
   await saveAdapter(model, out, { overwrite });
   const worst = [...error.sites].reduce((most, site) => (site[1] > most[1] ? site : most));
-  if (json) return printJson(io, { out, rank, error: error.total, sites: Object.fromEntries(error.sites) });
+  if (json) return printJson(io, { out, ...(rank === undefined ? {} : { rank }), error: error.total, sites: Object.fromEntries(error.sites) });
   print(
     io,
     facts([
-      ["converted", `${adapter} to a LoRA of rank ${rank}`],
+      ["converted", `${adapter} to a LoRA of ${rank === undefined ? "the ranks that it has" : `rank ${rank}`}`],
       ["written", out],
       ["lost", `${significant(error.total, 3)} of the update (‖ΔW − BA‖ / ‖ΔW‖)`],
       ["most at", `${worst[0]}: ${significant(worst[1], 3)}`],

@@ -1,6 +1,6 @@
 import { StrutError } from "../errors.ts";
 import type { RandomizedSvdOptions } from "../linalg/index.ts";
-import { cast, concat, matmul, mul, noGrad, reshape, scale, scope, slice, sumSquares, tensor, type Tensor } from "../tensor/index.ts";
+import { cast, concat, hostNumbers, indexSelect, matmul, mul, noGrad, reshape, scale, scope, slice, sumSquares, tensor, type Tensor } from "../tensor/index.ts";
 import { lowRank } from "./low-rank.ts";
 import type { LinearOperator } from "./operator.ts";
 
@@ -27,6 +27,22 @@ function lowRankTerms(operator: LinearOperator): LowRank[] | undefined {
   if (operator.kind !== "sum") return undefined;
   const terms = Object.values(operator.inner!).map(lowRankTerms);
   return terms.includes(undefined) ? undefined : (terms as LowRank[][]).flat();
+}
+
+/**
+ * B, A and scale of an operator that is made of them, as they stand but for what a diagonal core sets to 0; undefined of any other.
+ *
+ * @example
+ * const factors = ownFactors(lowRank(zeros([64, 8]), ones([8, 32]), 2))!; // factors.scale is 2
+ */
+export function ownFactors({ kind, parts, options }: LinearOperator): { B: Tensor; A: Tensor; scale: number } | undefined {
+  const scaling = Number(options?.["scale"]);
+  const { B, core, A } = parts as { B: Tensor; core?: Tensor; A: Tensor };
+  if (kind === "low-rank") return { B, A, scale: scaling };
+  if (kind !== "cored-low-rank" || core?.shape.length !== 1) return undefined;
+  const kept = Array.from(hostNumbers(core) as Float64Array, (value, i) => (value === 0 ? -1 : i)).filter((i) => i >= 0);
+  const index = tensor(kept, [kept.length], "i32");
+  return noGrad(() => ({ B: mul(indexSelect(B, 1, index), indexSelect(core, 0, index)), A: indexSelect(A, 0, index), scale: scaling }));
 }
 
 // loaded when it is needed: whoever imports operators seldom decomposes

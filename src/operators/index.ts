@@ -1,5 +1,5 @@
 export { blockDiagonal, kronecker } from "./block.ts";
-export { toLowRank, type LowRankOptions, type LowRankResult } from "./convert.ts";
+export { ownFactors, toLowRank, type LowRankOptions, type LowRankResult } from "./convert.ts";
 export { convolve, patchesOf, type ConvGeometry } from "./convolution.ts";
 export { dense } from "./dense.ts";
 export { describeOperator, operatorFrom, type OperatorDescriptor } from "./describe.ts";
