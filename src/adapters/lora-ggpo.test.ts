@@ -1,12 +1,13 @@
 import { beforeAll, describe, expect, it } from "vitest";
-import { sample } from "../../test/support/gradients.ts";
+import { checkGradients, leaf, sample } from "../../test/support/gradients.ts";
+import { throughDisk } from "../../test/support/through-disk.ts";
 import { tinyBatches, tinyModel } from "../../test/support/tiny-model.ts";
 import { forward, type Model } from "../models/index.ts";
 import type { Live, Regime, Site } from "../nn/contracts.ts";
 import { parseOptions } from "../nn/options.ts";
 import { dense } from "../operators/index.ts";
 import { adamw, sgd } from "../optimizers/index.ts";
-import { noGrad, Parameter, Rng, start, tensor, toBytes, zeros, type Tensor } from "../tensor/index.ts";
+import { backward, noGrad, Parameter, Rng, square, start, sum, tensor, toBytes, zeros, type Tensor } from "../tensor/index.ts";
 import { train, type TrainOptions } from "../training/index.ts";
 import { adapt, adapterParameters, attachedTo, lora, loraGgpo, rowNoise } from "./index.ts";
 
@@ -58,6 +59,84 @@ describe("lora-ggpo", () => {
         slope += gradient ** 2;
       }
       expect(tau[i]).toBeCloseTo(0.2 * Math.sqrt((weight + 0.7 * slope) / (normDim === "in" ? IN : OUT)), 10);
+    }
+  });
+
+  it("in mode sd has noise of deviation (σ·√(w² + ‖s(BA)ᵢ‖²) + β·‖s(B∇A + ∇B·A)ᵢ‖²)/√out, w the mean norm of W's rows", async () => {
+    const { site, p, gradients, plain } = await example();
+    const tau = rowNoise(site, p, parseOptions(loraGgpo, { r: R, alpha: 3, sigma: 0.2, beta: 0.7, mode: "sd" }), gradients);
+    const { w, a, b, da, db } = plain;
+    const row = (of: (i: number, j: number) => number, i: number): number => Math.hypot(...Array.from({ length: IN }, (_, j) => of(i, j)));
+    const product = (left: number[], right: number[], i: number, j: number): number =>
+      1.5 * Array.from({ length: R }, (_, k) => left[i * R + k]! * right[k * IN + j]!).reduce((x, y) => x + y);
+    const mean = Array.from({ length: OUT }, (_, i) => row((k, j) => w[k * IN + j]!, i)).reduce((x, y) => x + y) / OUT;
+    for (let i = 0; i < OUT; i++) {
+      const update = row((k, j) => product(b, a, k, j), i);
+      const slope = row((k, j) => product(b, da, k, j) + product(db, a, k, j), i);
+      expect(tau[i]).toBeCloseTo((0.2 * Math.hypot(mean, update) + 0.7 * slope ** 2) / Math.sqrt(OUT), 10);
+    }
+  });
+
+  it("in mode sd estimates the mean norm from 1000 rows of more, the same at every call", () => {
+    const rows = 4000;
+    const weight = tensor(
+      Array.from({ length: rows }, (_, i) => i),
+      [rows, 1],
+    );
+    const site: Site = { path: "x", depth: 0, role: "x", kind: "linear", out: rows, in: 1, weight: dense(weight) };
+    const o = parseOptions(loraGgpo, { r: 1, sigma: 1, beta: 0, mode: "sd" });
+    const estimate = (): number => rowNoise(site, { A: zeros([1, 1]), B: zeros([rows, 1]) }, o)[0]! * Math.sqrt(rows);
+    const [mean, deviation] = [(rows - 1) / 2, rows / Math.sqrt(12)];
+    expect(estimate()).toBe(estimate());
+    expect(estimate()).not.toBe(mean);
+    expect(Math.abs(estimate() - mean)).toBeLessThan(3.5 * (deviation / Math.sqrt(1000)));
+  });
+
+  it("takes the norms of a base that trains as they are now, of one that does not from the first time", async () => {
+    const o = parseOptions(loraGgpo, { r: 2, sigma: 1 });
+    const none = { A: zeros([2, 4]), B: zeros([3, 2]) };
+    for (const trainable of [true, false]) {
+      const weight = new Parameter(tensor(sample([3, 4], 1), [3, 4]), "W", trainable);
+      const site: Site = { path: "x", depth: 0, role: "x", kind: "linear", out: 3, in: 4, weight: dense(weight) };
+      const before = [...rowNoise(site, none, o)];
+      weight.assign(
+        tensor(
+          (await numbers(weight)).map((value) => 2 * value),
+          [3, 4],
+        ),
+      );
+      rowNoise(site, none, o).forEach((value, i) => expect(value).toBeCloseTo((trainable ? 2 : 1) * before[i]!, 6));
+    }
+  });
+
+  it("has the gradients of a forward pass with that noise, drawn again for backward; in mode sd x has none through it", async () => {
+    for (const mode of ["ggpo", "sd"]) {
+      const { site } = await example();
+      const [A, B, x] = [leaf([R, IN], 11), leaf([OUT, R], 12), leaf([3, IN], 13)];
+      const tau = tensor([0.5, 1, 0, 2, 0.3], [OUT], "f64");
+      const o = parseOptions(loraGgpo, { r: R, alpha: 3, mode });
+      const run = (input: Tensor, noise: Tensor): Tensor =>
+        loraGgpo.forward!(input, site.weight.apply(input), { A, B, tau: noise }, site, o, { training: true, step: 0, rng: new Rng(3), values: {} }, {});
+      await checkGradients(() => run(x, tau), [A, B]);
+      if (mode === "ggpo") await checkGradients(() => run(x, tau), [x]);
+      else {
+        const slopes = await Promise.all([tau, zeros([OUT], "f64")].map((noise) => numbers(backward(sum(square(run(x, noise)))).get(x)!)));
+        expect(slopes[0], "the noise is felt in the loss").not.toEqual(slopes[1]);
+        const linear = await Promise.all([tau, zeros([OUT], "f64")].map((noise) => numbers(backward(sum(run(x, noise))).get(x)!)));
+        expect(linear[0]).toEqual(linear[1]);
+      }
+    }
+  });
+
+  it("holds a number for each output beside a LoRA's, which is neither trained nor saved", async () => {
+    for (const mode of ["ggpo", "sd", "mgpo"]) {
+      const model = await put({ mode });
+      for (const [path, p] of setOf(model).entries) {
+        expect(p["tau"]?.size, path).toBe(mode === "mgpo" ? undefined : model.layers.get(path)!.site!.out);
+        expect([...Object.entries(p)].filter(([, value]) => (value as Parameter).trainable).map(([key]) => key)).toEqual(["A", "B"]);
+      }
+      const { shapes } = await throughDisk(model, tinyModel(), [loraGgpo]);
+      expect([...shapes.keys()].every((name) => /lora_[AB]\.weight$/.test(name))).toBe(true);
     }
   });
 
@@ -122,6 +201,8 @@ describe("lora-ggpo", () => {
     const [own, theirs] = [await factors((await train(start, course)).model), await factors((await train(reference, course)).model)];
     expect(own).toEqual(theirs);
     expect(await fit({ sigma: 0.5 })).not.toEqual(own);
+    expect(await fit({ mode: "sd", sigma: 0, beta: 0 })).toEqual(theirs);
+    expect(await fit({ mode: "sd", sigma: 0.5 })).not.toEqual(theirs);
     const ids = tensor([1, 2, 3], [1, 3], "i32");
     const tuned = (await train(await put({ sigma: 0.5 }), course)).model;
     const again = noGrad(() => forward(tuned, ids));

@@ -324,6 +324,7 @@ export const sheets: Readonly<Record<string, Sheet>> = {
       { r: 2, alpha: 3 },
       { r: 3, mode: "mgpo" },
       { r: 2, firstStep: "weights", normDim: "out" },
+      { r: 2, mode: "sd", firstStep: "weights" },
     ],
   },
   pst: {
