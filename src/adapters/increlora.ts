@@ -26,7 +26,7 @@ import { hostView } from "../tensor/tensor.ts";
 import { adapter, addAt } from "./adapter.ts";
 import { append, birthOf, clear, componentOf, growSite, reshapeTo, trained, trains, usedOf, type Components as Params } from "./components.ts";
 import { countsByElement } from "./counts.ts";
-import { dropInput, loraOptions } from "./lora.ts";
+import { dropInput, loraOptions, loraPeftOptions } from "./lora.ts";
 import { orthogonalityLoss, smooth, type Smoothed } from "./sensitivity.ts";
 
 const beta = z.number().min(0).lt(1);
@@ -220,5 +220,9 @@ export const increlora = adapter({
     );
     return { params: { ...p, A: indexSelect(p.A, 0, kept), B: indexSelect(p.B, 1, kept), E: indexSelect(p.E, 0, kept), born: indexSelect(p.born, 1, kept) } };
   },
-  layout: { tensors: { linear: { A: "lora_A", B: "lora_B", E: "lora_E", used: "ranknum", born: "lora_born" } }, frozen: ["used", "born"] },
+  layout: {
+    options: loraPeftOptions,
+    tensors: { linear: { A: "lora_A", B: "lora_B", E: "lora_E", used: "ranknum", born: "lora_born" } },
+    frozen: ["used", "born"],
+  },
 });

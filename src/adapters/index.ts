@@ -29,7 +29,7 @@ export { randlora } from "./randlora.ts";
 export { vera } from "./vera.ts";
 export { loadAdapter, loadAdapters } from "./read.ts";
 export { relora } from "./relora.ts";
-export { s2lora } from "./s2lora.ts";
+export { pruneShared, s2lora, type SharedRanks } from "./s2lora.ts";
 export { sara, saraLearningRate } from "./sara.ts";
 export { sora } from "./sora.ts";
 export { svfit } from "./svfit.ts";

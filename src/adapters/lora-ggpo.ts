@@ -170,7 +170,7 @@ export const loraGgpo = adapter({
   layout: {
     type: "LORA",
     beside: true,
-    options: loraPeftOptions,
+    options: { ...loraPeftOptions, sigma: "ggpo_sigma", beta: "ggpo_beta" },
     fixed: { use_dora: false },
     tensors: { linear: { A: "lora_A.weight", B: "lora_B.weight" } },
     frozen: ["tau"],

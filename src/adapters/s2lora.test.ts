@@ -1,4 +1,5 @@
 import { beforeAll, describe, expect, it } from "vitest";
+import { throughDisk } from "../../test/support/through-disk.ts";
 import { tinyBatches, tinyModel } from "../../test/support/tiny-model.ts";
 import { forward, type Model } from "../models/index.ts";
 import type { Site } from "../nn/contracts.ts";
@@ -7,7 +8,7 @@ import { dense } from "../operators/index.ts";
 import { sgd } from "../optimizers/index.ts";
 import { backward, copyOf, mul, noGrad, Parameter, Rng, start, sum, tensor, zeros, type Tensor } from "../tensor/index.ts";
 import { train, type TrainOptions } from "../training/index.ts";
-import { adapt, adapterParameters, attachedTo, s2lora, toLora } from "./index.ts";
+import { adapt, adapterParameters, attachedTo, lora, pruneShared, s2lora, toLora } from "./index.ts";
 
 beforeAll(async () => {
   await start();
@@ -30,7 +31,7 @@ async function norms(key: string, x: Tensor): Promise<number[]> {
   const [rows, cols] = x.shape as [number, number];
   const values = await numbers(x);
   const at = (i: number, j: number): number => values[i * cols + j]!;
-  return key.startsWith("A")
+  return key.endsWith(".A")
     ? Array.from({ length: rows }, (_, i) => Math.hypot(...Array.from({ length: cols }, (_, j) => at(i, j))))
     : Array.from({ length: cols }, (_, j) => Math.hypot(...Array.from({ length: rows }, (_, i) => at(i, j))));
 }
@@ -38,16 +39,51 @@ async function norms(key: string, x: Tensor): Promise<number[]> {
 describe("s2lora", () => {
   it("has one A for all inputs of a width and one B for all outputs of a width, each one optimiser entry", async () => {
     const model = await put();
-    expect(Object.keys(setOf(model).shared).sort()).toEqual(["A_8", "B_4", "B_8"]);
+    expect(Object.keys(setOf(model).shared).sort()).toEqual(["in8.A", "out4.B", "out8.B"]);
     const keys = [...adapterParameters(setOf(model)).keys()];
     expect(keys.filter((key) => key.startsWith("default/shared/")).length).toBe(3);
     expect(keys.filter((key) => key.endsWith("/s")).length).toBe(6);
   });
 
+  it("has a pair for each shape instead, where classes share nothing; the file names each by its class", async () => {
+    const model = await put({ shareClasses: false });
+    expect(Object.keys(setOf(model).shared).sort()).toEqual(["4x8.A", "4x8.B", "8x8.A", "8x8.B"]);
+    expect(await numbers(setOf(model).shared["4x8.A"]!)).not.toEqual(await numbers(setOf(model).shared["8x8.A"]!));
+    const tuned = await trained({ shareClasses: false });
+    const { loaded, shapes } = await throughDisk(tuned, tinyModel(), [s2lora]);
+    expect([...shapes.keys()].filter((key) => !key.endsWith(".s2lora_s")).sort()).toEqual(
+      ["4x8.A", "4x8.B", "8x8.A", "8x8.B"].map((key) => `base_model.s2lora.${key}`),
+    );
+    expect(await answer(loaded)).toEqual(await answer(tuned));
+    expect(await answer(tuned)).not.toEqual(await answer(await trained()));
+  });
+
+  it("starts at the base with B at 0 and s at 1 too, where B moves first", async () => {
+    for (const normalize of [true, false]) {
+      const model = await put({ zeroInit: "B", normalize });
+      expect(await answer(model)).toEqual(await answer(tinyModel()));
+      expect((await coefficients(model)).flat().every((value) => value === 1)).toBe(true);
+      const before = await numbers(setOf(model).shared["in8.A"]!);
+      await train(model, { batches: tinyBatches(1), steps: 1, learningRate: 0.02, optimizer: sgd });
+      expect((await numbers(setOf(model).shared["out8.B"]!)).some((value) => value !== 0)).toBe(true);
+      expect(await answer(model)).not.toEqual(await answer(tinyModel()));
+      if (normalize) continue;
+      expect(await numbers(setOf(model).shared["in8.A"]!), "A has no gradient where B is 0").toEqual(before);
+    }
+  });
+
+  it("takes the soft threshold at a step of its own where it is told to", async () => {
+    const course = { steps: 1, batches: tinyBatches(1), learningRate: 0.02 };
+    const [plain, moved] = [await trained({ lambda1: 0, normalize: false }, course), await trained({ lambda1: 0.1, proxStep: 0.05, normalize: false }, course)];
+    const soft = (await coefficients(plain)).flat().map((value) => Math.sign(value) * Math.max(0, Math.abs(value) - 0.005));
+    (await coefficients(moved)).flat().forEach((value, i) => expect(value).toBeCloseTo(soft[i]!, 6));
+    expect(soft.some((value) => value !== 0)).toBe(true);
+  });
+
   it("is γ·Σⱼ sⱼ·Bⱼ·Aⱼ: with equal s everywhere all sites of a shape have one update (Tied-LoRA), with A and B fixed only s sets it (VeRA)", async () => {
     const model = await put({ gamma: 2 });
     const set = setOf(model);
-    const [A, B] = [await numbers(set.shared["A_8"]!), await numbers(set.shared["B_8"]!)];
+    const [A, B] = [await numbers(set.shared["in8.A"]!), await numbers(set.shared["out8.B"]!)];
     const s = [1, -2, 0, 0.5];
     const updates: number[][] = [];
     for (const [path, { s: own }] of set.entries) {
@@ -66,15 +102,15 @@ describe("s2lora", () => {
   it("gives the shared A the sum of the gradients at all sites", async () => {
     const sites = [0, 1, 2].map((depth): Site => ({ path: `${depth}`, depth, role: "fc", kind: "linear", out: 3, in: 5, weight: dense(zeros([3, 5])) }));
     const o = parseOptions(s2lora, { r: 2 });
-    const shared = { A_5: new Parameter(new Rng(1).normal([2, 5], 1)), B_3: new Parameter(new Rng(2).normal([3, 2], 1)) };
+    const shared = { "in5.A": new Parameter(new Rng(1).normal([2, 5], 1)), "out3.B": new Parameter(new Rng(2).normal([3, 2], 1)) };
     const s = sites.map((_, k) => new Rng(3 + k).normal([2], 1));
     const g = new Rng(9).normal([3, 5], 1);
     const own = async (k: number): Promise<number[]> => {
       const loss = sum(mul(s2lora.update!({ s: s[k]! }, sites[k]!, o, live, shared).toDense(), g));
-      return numbers(backward(loss).get(shared.A_5)!);
+      return numbers(backward(loss).get(shared["in5.A"])!);
     };
     const each = [await own(0), await own(1), await own(2)];
-    const [b, gg] = [await numbers(shared.B_3), await numbers(g)];
+    const [b, gg] = [await numbers(shared["out3.B"]), await numbers(g)];
     for (const [k, found] of each.entries()) {
       const values = await numbers(s[k]!);
       found.forEach((value, at) => {
@@ -86,7 +122,7 @@ describe("s2lora", () => {
     const set = setOf(model);
     for (const [k, { s: one }] of [...set.entries.values()].entries()) (one as Parameter).assign(new Rng(k).normal([4], 1));
     const ids = tensor([3, 1, 4], [1, 3], "i32");
-    const whole = await numbers(backward(sum(forward(model, ids))).get(set.shared["A_8"] as Parameter)!);
+    const whole = await numbers(backward(sum(forward(model, ids))).get(set.shared["in8.A"] as Parameter)!);
     expect(
       whole.some((value) => Math.abs(value) > 1e-3),
       "it reaches A through every layer",
@@ -109,7 +145,7 @@ describe("s2lora", () => {
     const course = { batches: tinyBatches(1), steps: 1, learningRate: 0.05 };
     const [a, b] = [await answer((await train(kept, course)).model), await answer((await train(free, course)).model)];
     a.forEach((value, i) => expect(value).toBeCloseTo(b[i]!, 4));
-    expect(await numbers(setOf(kept).shared["A_8"]!)).not.toEqual(await numbers(setOf(free).shared["A_8"]!));
+    expect(await numbers(setOf(kept).shared["in8.A"]!)).not.toEqual(await numbers(setOf(free).shared["in8.A"]!));
   });
 
   it("after a step of SGD is s − lr·∂loss/∂s with lr·λ taken off its size", async () => {
@@ -140,10 +176,10 @@ describe("s2lora", () => {
 
   it("moves A and B at a rate of their own", async () => {
     const start = await put({ normalize: false });
-    const before = await numbers(setOf(start).shared["A_8"]!);
+    const before = await numbers(setOf(start).shared["in8.A"]!);
     const moved = async (factor: number): Promise<number> => {
       const model = await trained({ normalize: false, sharedLearningRateFactor: factor }, { steps: 3 });
-      return Math.hypot(...(await numbers(setOf(model).shared["A_8"]!)).map((value, i) => value - before[i]!));
+      return Math.hypot(...(await numbers(setOf(model).shared["in8.A"]!)).map((value, i) => value - before[i]!));
     };
     const ratio = (await moved(0.1)) / (await moved(1));
     expect(ratio).toBeGreaterThan(0.05);
@@ -152,7 +188,7 @@ describe("s2lora", () => {
 
   it("draws A and B towards orthonormal with that penalty", async () => {
     const gap = async (model: Model): Promise<number> => {
-      const A = await numbers(setOf(model).shared["A_8"]!);
+      const A = await numbers(setOf(model).shared["in8.A"]!);
       let total = 0;
       for (let i = 0; i < 4; i++)
         for (let j = 0; j < 4; j++) {
@@ -165,13 +201,38 @@ describe("s2lora", () => {
     expect(await gap(await trained({ lambdaOrthogonal: 3 }, course))).toBeLessThan(0.1 * (await gap(await trained({}, course))));
   });
 
-  it("as a LoRA has the rank of its non-zero coefficients and answers the same", async () => {
-    const model = await put();
-    for (const [k, { s }] of [...setOf(model).entries.values()].entries()) (s as Parameter).assign(tensor([1, k % 2, 0, -0.5], [4]));
-    const { model: converted, error } = await toLora(model, { rank: 3 });
-    expect(error.total).toBeLessThan(1e-6);
+  it("as a LoRA has the rank of each site's non-zero coefficients, leaves out sites without any, and answers the same", async () => {
+    const model = await put({ gamma: 2 });
+    const paths = [...setOf(model).entries.keys()];
+    const values = (k: number): number[] => (k === 1 ? [0, 0, 0, 0] : [1, k % 2, 0, -0.5]);
+    for (const [k, { s }] of [...setOf(model).entries.values()].entries()) (s as Parameter).assign(tensor(values(k), [4]));
+    const { model: plain, error } = await toLora(model);
+    expect(error.total).toBe(0);
+    const { loaded, shapes, json } = await throughDisk(plain, tinyModel(), [lora]);
+    for (const [k, path] of paths.entries())
+      expect(shapes.get(`base_model.model.${path}.lora_A.weight`)?.[0], path).toBe(k === 1 ? undefined : values(k).filter((value) => value !== 0).length);
+    expect((json["adapter_config.json"] as { target_modules: string[] }).target_modules).not.toContain(paths[1]);
     const own = await answer(model);
+    (await answer(loaded)).forEach((value, i) => expect(value).toBeCloseTo(own[i]!, 5));
+    const { model: converted } = await toLora(model, { rank: 3, as: "three" });
     (await answer(converted)).forEach((value, i) => expect(value).toBeCloseTo(own[i]!, 4));
     expect((await toLora(model, { rank: 1, as: "one" })).error.total).toBeGreaterThan(1e-2);
+  });
+
+  it("loses the shared ranks that no site uses, answers the same, and tells which site uses which", async () => {
+    const model = await put();
+    for (const [k, { s }] of [...setOf(model).entries.values()].entries()) (s as Parameter).assign(tensor([1, k % 2, 1e-4, 0], [4]));
+    const exact = pruneShared(model);
+    expect(await answer(exact.model)).toEqual(await answer(model));
+    expect(exact.ranks.map(({ rank }) => rank)).toEqual([2, 3, 2, 3, 2, 3]);
+    expect(exact.ranks[0]!.path).toBe([...setOf(model).entries.keys()][0]);
+    const { model: smaller, ranks } = pruneShared(model, { threshold: 1e-3 });
+    expect(ranks.map(({ s }) => s)).toEqual(Array.from({ length: 6 }, (_, k) => [1, k % 2, 0, 0]));
+    expect(Object.values(setOf(smaller).shared).map(({ size }) => size)).toEqual(Object.values(setOf(model).shared).map(({ size }) => size / 2));
+    const { loaded, shapes } = await throughDisk(smaller, tinyModel(), [s2lora]);
+    expect(shapes.get("base_model.s2lora.in8.A")).toEqual([2, 8]);
+    expect(await answer(loaded)).toEqual(await answer(smaller));
+    expect(() => pruneShared(model, { threshold: 2 })).toThrow("no coefficient of default is above 2");
+    expect(() => pruneShared(tinyModel())).toThrow("default is no S2-LoRA");
   });
 });

@@ -4,7 +4,7 @@ import type { Regime, Training, View } from "../nn/contracts.ts";
 import { coredLowRank } from "../operators/index.ts";
 import { abs, add, hostNumbers, indexSelect, Parameter, reshape, scale, sum, tensor, type Tensor } from "../tensor/index.ts";
 import { adapter, addAt } from "./adapter.ts";
-import { dropInput, initLora, loraOptions } from "./lora.ts";
+import { dropInput, initLora, loraOptions, loraPeftOptions } from "./lora.ts";
 import { shrink } from "./proximal.ts";
 
 const options = loraOptions.omit({ loraBias: true, useRslora: true }).extend({
@@ -112,5 +112,5 @@ export const sora = adapter({
     const index = tensor(kept, [kept.length], "i32");
     return { params: kept.length === p.gate.size ? p : { A: indexSelect(p.A, 0, index), B: indexSelect(p.B, 1, index), gate: indexSelect(p.gate, 1, index) } };
   },
-  layout: { tensors: { linear: { A: "lora_A.weight", B: "lora_B.weight", gate: "lora_gate" } } },
+  layout: { options: loraPeftOptions, tensors: { linear: { A: "lora_A.weight", B: "lora_B.weight", gate: "lora_gate" } } },
 });

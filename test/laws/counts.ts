@@ -280,9 +280,20 @@ export const sheets: Readonly<Record<string, Sheet>> = {
   s2lora: {
     says: 's2lora.md: "Trainable = Σ_classes R(in+out) + R·#modules"',
     count: (_site, o) => o["r"],
-    shared: (sites, o) =>
-      o["r"] * ([...new Set(sites.map((site) => site.in))].reduce((a, b) => a + b, 0) + [...new Set(sites.map((site) => site.out))].reduce((a, b) => a + b, 0)),
-    variants: [{ r: 3 }, { r: 2, sparsity: "penalty", lambdaOrthogonal: 0.1, normalize: false, dropout: 0.3 }, { r: 20, targetSparsity: 0.5 }],
+    shared(sites, o) {
+      const total = (key: (site: Shape) => string | number, width: (site: Shape) => number): number =>
+        [...new Map(sites.map((site) => [key(site), width(site)])).values()].reduce((a, b) => a + b, 0);
+      const [inputs, outputs] = [(site: Shape): number => site.in, (site: Shape): number => site.out];
+      const shape = (site: Shape): string => `${site.out}x${site.in}`;
+      return o["r"] * (o["shareClasses"] === false ? total(shape, inputs) + total(shape, outputs) : total(inputs, inputs) + total(outputs, outputs));
+    },
+    variants: [
+      { r: 3 },
+      { r: 2, sparsity: "penalty", lambdaOrthogonal: 0.1, normalize: false, dropout: 0.3 },
+      { r: 20, targetSparsity: 0.5 },
+      { r: 3, shareClasses: false, zeroInit: "B" },
+    ],
+    totals: [{ says: 's2lora.md: "2·32·768 + 144·32 = 53 760"', options: { r: 32 }, sites: [[768, 768, 144]], total: 53_760 }],
   },
   full: {
     says: 'INDEX.md: "full"',
