@@ -6,7 +6,7 @@ import { forward, type Model } from "../models/index.ts";
 import type { Regime, Training } from "../nn/contracts.ts";
 import { backward, noGrad, Parameter, start, tensor, zeros, type Tensor } from "../tensor/index.ts";
 import { train, type TrainOptions } from "../training/index.ts";
-import { adalora, adapt, attachedTo, budgetAt } from "./index.ts";
+import { adalora, adapt, attachedTo, budgetAt, lora, toLora } from "./index.ts";
 import { cubic, orthogonalityGap } from "./sensitivity.ts";
 
 beforeAll(() => start());
@@ -78,6 +78,73 @@ describe("AdaLoRA's schedule", () => {
       else values.forEach((e, j) => expect([0, whole[i]![j]]).toContain(e));
     });
     expect(pruned.flatMap((values, i) => (i % 2 === 1 ? values : [])).filter((e) => e === 0).length).toBeGreaterThan(0);
+  });
+
+  it("scores by |w·∂w| of the weights after the step and the step's gradient, whole and clipped", async () => {
+    const model = await make(schedule);
+    const state = attachedTo(model, "default")!.regime!.state as Record<string, Record<string, { mean: Tensor; change: Tensor }>>;
+    let checked = 0;
+    await watched(model, { accumulate: 2, clip: 0.01 }, async ({ step, gradient }) => {
+      if (step > 0) return;
+      for (const [path, params] of attachedTo(model, "default")!.entries)
+        for (const [name, w] of Object.entries(params)) {
+          const [values, slopes] = [await numbers(w), await numbers(gradient(w as Parameter)!)];
+          const { mean, change } = state[path]![name]!;
+          const [I, U] = [await numbers(mean), await numbers(change)];
+          values.forEach((value, i) => {
+            const sensitivity = Math.abs(value * slopes[i]!);
+            expect(I[i]).toBeCloseTo(0.15 * sensitivity, 8);
+            expect(U[i]).toBeCloseTo(0.15 * (sensitivity - 0.15 * sensitivity), 8);
+            checked += Number(sensitivity > 1e-6);
+          });
+        }
+    });
+    expect(checked).toBeGreaterThan(50);
+  });
+
+  it("lets E grow again between two maskings", async () => {
+    const model = await make(schedule);
+    const counts: number[] = [];
+    await watched(model, {}, async () => void counts.push(await alive(model)));
+    const masked = budgetAt(6, 20, 4, adalora.options.parse(schedule)).budget;
+    expect(counts.slice(5, 8)).toEqual([masked, 16, 16]);
+  });
+
+  it("prunes triplets that tie at the threshold together, below the budget", async () => {
+    const model = await make({ ...schedule, importance: "magnitude" });
+    const even: Regime = { beforeStep: () => entriesOf(model).forEach(({ E }) => E.assign(tensor([1, 1, 1, 1], [4, 1]))) };
+    const counts: number[] = [];
+    const watch: Regime = { afterStep: async () => void counts.push(await alive(model)) };
+    await train(model, { ...settings, learningRate: 1e-30, regimes: [even, watch] });
+    expect(counts.slice(4, 6)).toEqual([16, 0]);
+  });
+
+  it("spends the budget by this step's sensitivity too, which keeps others", async () => {
+    const kept = async (options: object): Promise<boolean[]> => {
+      const model = await make({ ...schedule, ...options });
+      await train(model, settings);
+      return (await Promise.all(entriesOf(model).map(({ E }) => numbers(E)))).flat().map((e) => e !== 0);
+    };
+    const own = await kept({ importance: "sensitivity" });
+    expect(own.filter(Boolean).length).toBe(8);
+    expect(own).not.toEqual(await kept({}));
+  });
+
+  it("by magnitude keeps the largest |E|", async () => {
+    const model = await make({ ...schedule, importance: "magnitude" });
+    // E as it is set here before the step, which hardly moves it
+    const before = Array.from({ length: 16 }, (_, i) => (i % 2 === 0 ? 1 : -1) * (1 + ((i * 7) % 16)));
+    const look: Regime = { beforeStep: () => entriesOf(model).forEach(({ E }, i) => E.assign(tensor(before.slice(4 * i, 4 * i + 4), [4, 1]))) };
+    const { budget } = budgetAt(6, 20, 4, adalora.options.parse(schedule));
+    const check: Regime = {
+      async afterStep({ step }) {
+        if (step !== 5) return;
+        const now = (await Promise.all(entriesOf(model).map(({ E }) => numbers(E)))).flat();
+        const edge = before.map(Math.abs).toSorted((a, b) => b - a)[budget - 1]!;
+        expect(now.map((e) => e !== 0)).toEqual(before.map((e) => Math.abs(e) >= edge));
+      },
+    };
+    await train(model, { ...settings, regimes: [look, check] });
   });
 
   it("prunes nothing where target and initial rank are the same", async () => {
@@ -163,6 +230,35 @@ describe("a trained AdaLoRA", () => {
     );
     const dense = await numbers(adalora.update!(p, undefined as never, adalora.options.parse({ initR: 6, alpha: 8 }), undefined as never, {}).toDense());
     dense.forEach((value, i) => expect(value).toBeCloseTo(expected[i]!, 12));
+  });
+
+  it("is scaled by initR / (initR + 1e-5) where alpha is not positive", async () => {
+    const p = { A: leaf([1, 2], 1), B: leaf([2, 1], 2), E: tensor([1], [1, 1], "f64") };
+    const at = (alpha: number): Promise<number[]> =>
+      numbers(adalora.update!(p, undefined as never, adalora.options.parse({ initR: 6, alpha }), undefined as never, {}).toDense());
+    for (const alpha of [0, -3]) expect(await at(alpha)).toEqual(await at(6));
+  });
+
+  it("becomes PEFT's LoRA of the triplets that are left: lora_alpha at each site is alpha·(what is left)/(initR + 1e-5)", async () => {
+    const model = await make({ ...schedule, targetR: 1 });
+    await train(model, settings);
+    entriesOf(model)[0]!.E.assign(zeros([4, 1]));
+    const { model: plain, error } = await toLora(model);
+    expect(error.total).toBe(0);
+    const { loaded, json } = await throughDisk(plain, tinyModel(), [lora]);
+    const config = json["adapter_config.json"] as {
+      r: number;
+      lora_alpha: number;
+      rank_pattern: Record<string, number>;
+      alpha_pattern: Record<string, number>;
+    };
+    const ranks = await Promise.all(entriesOf(model).map(async ({ E }) => (await numbers(E)).filter((e) => e !== 0).length));
+    expect(attachedTo(loaded, "default")!.entries.size).toBe(ranks.filter((r) => r > 0).length);
+    expect(config.r).toBe(Math.max(...ranks));
+    expect(config.lora_alpha).toBeCloseTo((8 * config.r) / (4 + 1e-5), 10);
+    for (const [path, r] of Object.entries(config.rank_pattern)) expect(config.alpha_pattern[path]).toBeCloseTo((8 * r) / (4 + 1e-5), 10);
+    const [now, before] = [await logits(loaded), await logits(model)];
+    now.forEach((value, i) => expect(value).toBeCloseTo(before[i]!, 5));
   });
 
   it("is saved without its zero triplets, rank 0 included, and answers the same when loaded", async () => {

@@ -19,6 +19,12 @@ const options = z.object({
   deltaT: z.int().positive().default(1).describe("steps between two prunings; defaults to 1"),
   beta1: z.number().min(0).lt(1).default(0.85).describe("decay of the averaged sensitivity; defaults to 0.85"),
   beta2: z.number().min(0).lt(1).default(0.85).describe("decay of its averaged change; defaults to 0.85"),
+  importance: z
+    .enum(["smoothed", "sensitivity", "magnitude"])
+    .default("smoothed")
+    .describe(
+      "score of a triplet: averaged sensitivity times its averaged change, this step's sensitivity, or |E|, which the paper compares; defaults to smoothed",
+    ),
   orthRegWeight: z.number().nonnegative().default(0.5).describe("weight of the mean ‖AAᵀ − I‖ and ‖BᵀB − I‖ in the loss; defaults to 0.5"),
   totalStep: z.int().positive().nullable().default(null).describe("steps of the schedule, which must be those of the run; defaults to them"),
 });
@@ -53,7 +59,8 @@ function check(o: Options, steps: number): void {
 const numbers = (x: Tensor): Float32Array => hostView(x) as Float32Array;
 
 /** Averages of |w·∂w| by element, and of their change, for one parameter. */
-function average(state: State, w: Parameter, g: Tensor | undefined, { beta1, beta2 }: Options): void {
+function average(state: State, w: Parameter, g: Tensor | undefined, o: Options): void {
+  const { beta1, beta2 } = o.importance === "smoothed" ? o : { beta1: 0, beta2: 0 };
   const [mean, change] = ["mean", "change"].map((key) => numbers((state[key] ??= keep(zeros(w.shape, w.dtype as "f32"))) as Tensor));
   const [value, gradient] = [numbers(w), g ? (hostNumbers(g) as Float32Array) : undefined];
   for (let i = 0; i < value.length; i++) {
@@ -63,11 +70,13 @@ function average(state: State, w: Parameter, g: Tensor | undefined, { beta1, bet
   }
 }
 
-/** S_i of each triplet: E's score, and the means of A's row and of B's column. */
-function scores({ params }: View<Params>, state: State): number[] {
+/** S_i of each triplet: E's score, and the means of A's row and of B's column; or |E_i| alone. */
+function scores({ params }: View<Params>, state: State, { importance }: Options): number[] {
+  if (importance === "magnitude") return Array.from(numbers(params.E), Math.abs);
   const of = (name: keyof Params): Float32Array => {
     const { mean, change } = state[name] as Record<string, Tensor>;
-    return numbers(mean!).map((x, i) => x * numbers(change!)[i]!);
+    const spread = numbers(change!);
+    return importance === "sensitivity" ? numbers(mean!) : numbers(mean!).map((x, i) => x * spread[i]!);
   };
   const [A, B, E] = [of("A"), of("B"), of("E")];
   const r = E.length;
@@ -87,8 +96,8 @@ function hold({ params }: View<Params>, kept: Tensor): void {
 }
 
 /** Keeps the triplets with the largest scores of all sites, `budget` of them; fewer where scores tie. */
-function allocate(t: Training<Params>, state: Record<string, State>, budget: number): void {
-  const all = t.views.map((view) => scores(view, state[view.site.path]!));
+function allocate(t: Training<Params>, state: Record<string, State>, budget: number, o: Options): void {
+  const all = t.views.map((view) => scores(view, (state[view.site.path] ??= {}), o));
   const sorted = all.flat().sort((a, b) => a - b);
   const pruned = sorted.length - budget;
   const threshold = pruned > 0 ? sorted[pruned - 1]! : -Infinity;
@@ -113,7 +122,7 @@ function regime(o: Options): Regime<Params> {
     ...(o.orthRegWeight > 0 ? { loss: ({ views }: Training<Params>) => orthogonalityLoss(views, o.orthRegWeight) } : {}),
     afterStep(t) {
       const [now, total] = [t.step + 1, t.steps];
-      if (now < total - o.tfinal)
+      if (now < total - o.tfinal && o.importance !== "magnitude")
         for (const { site, params } of t.views)
           for (const name of ["A", "B", "E"] as const) {
             const own = (state[site.path] ??= {});
@@ -121,7 +130,7 @@ function regime(o: Options): Regime<Params> {
           }
       const { budget, masks } = budgetAt(now, total, t.views.length, o);
       if (now > total - o.tfinal) for (const view of t.views) hold(view, state[view.site.path]!["kept"] as Tensor);
-      else if (masks || now === total - o.tfinal) allocate(t, state, now === total - o.tfinal ? targetOf(o) * t.views.length : budget);
+      else if (masks || now === total - o.tfinal) allocate(t, state, now === total - o.tfinal ? targetOf(o) * t.views.length : budget, o);
     },
   };
 }

@@ -11,7 +11,7 @@ import { backward, linear, mul, noGrad, Parameter, Rng, start, sum, tensor, zero
 import { hostView } from "../tensor/tensor.ts";
 import { train, type TrainOptions } from "../training/index.ts";
 import { scoreOf } from "./increlora.ts";
-import { adapt, attachedTo, increlora, toLora } from "./index.ts";
+import { adalora, adapt, attachedTo, increlora, lora, toAdalora, toLora } from "./index.ts";
 
 beforeAll(() => start());
 
@@ -377,9 +377,38 @@ describe("a trained IncreLoRA", () => {
     const stored = [...shapes].filter(([name]) => /lora_[ABE]/.test(name)).reduce((total, [, shape]) => total + shape.reduce((a, b) => a * b, 1), 0);
     const n = await ranks(model);
     expect(stored).toBe(entriesOf(model).reduce((total, [, { A, B }], i) => total + n[i]! * (A.shape[1]! + B.shape[0]! + 1), 0));
-    const { model: plain, error } = await toLora(model, { rank: Math.max(...n) });
-    expect(error.total).toBeLessThan(1e-5);
-    close(await logits(plain), await logits(model), 4);
+    const { model: plain, error } = await toLora(model);
+    expect(error.total).toBe(0);
+    const saved = await throughDisk(plain, tinyModel(), [lora]);
+    const config = saved.json["adapter_config.json"] as {
+      lora_alpha: number;
+      r: number;
+      rank_pattern: Record<string, number>;
+      alpha_pattern: Record<string, number>;
+    };
+    expect(config.lora_alpha).toBeCloseTo((16 * config.r) / (config.r + 1e-5), 10);
+    expect(new Set([config.r, ...Object.values(config.rank_pattern)])).toEqual(new Set(n));
+    for (const [path, r] of Object.entries(config.rank_pattern)) expect(config.alpha_pattern[path]).toBeCloseTo((16 * r) / (r + 1e-5), 10);
+    close(await logits(saved.loaded), await logits(model), 5);
+  });
+
+  it("is an AdaLoRA, scaled by its initR, of the same answers: e·(initR + 1e-5)/(n + 1e-5), and the triplets it lacks are pruned", async () => {
+    const model = await make({ ...growing, targetTotalRank: 5 });
+    await train(model, settings);
+    const n = await ranks(model);
+    expect(new Set(n)).toEqual(new Set([1, 2]));
+    const relabelled = toAdalora(model);
+    close(await logits(relabelled), await logits(model), 5);
+    const { loaded, shapes, json } = await throughDisk(relabelled, tinyModel(), [adalora]);
+    const config = json["adapter_config.json"] as { rank_pattern: Record<string, boolean[]> };
+    expect(config).toMatchObject({ peft_type: "ADALORA", init_r: 2, lora_alpha: 16 });
+    for (const [i, [path]] of entriesOf(model).entries()) {
+      expect(shapes.get(`base_model.model.${path}.lora_A`)?.[0]).toBe(n[i]);
+      expect(config.rank_pattern[`${path}.lora_E`]).toEqual([true, n[i] === 2]);
+    }
+    close(await logits(loaded), await logits(model), 5);
+    expect(() => toAdalora(relabelled)).toThrow("default-adalora is no IncreLoRA");
+    expect(() => toAdalora(relabelled, { name: "default" })).toThrow("already has an adapter named default-adalora");
   });
 
   it("trains on as it is, all of its components from the first step of the new run", async () => {

@@ -33,5 +33,6 @@ export { pruneShared, s2lora, type SharedRanks } from "./s2lora.ts";
 export { sara, saraLearningRate } from "./sara.ts";
 export { sora } from "./sora.ts";
 export { svfit } from "./svfit.ts";
+export { toAdalora } from "./to-adalora.ts";
 export { toLora, type ConversionError, type ToLoraOptions } from "./to-lora.ts";
 export { saveAdapter, saveAdapters } from "./write.ts";

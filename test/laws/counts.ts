@@ -315,6 +315,7 @@ export const sheets: Readonly<Record<string, Sheet>> = {
     variants: [
       { initR: 2, targetR: 1, alpha: 3 },
       { initR: 3, targetR: 1, tinit: 1, tfinal: 1, dropout: 0.3 },
+      { initR: 2, targetR: 1, importance: "magnitude" },
     ],
     totals: [{ says: '_lora-baselines.md: "AdaLoRA init_r 64 18,353,664"', options: { initR: 64 }, sites: llama3B, total: 18_353_664 }],
   },
@@ -325,6 +326,7 @@ export const sheets: Readonly<Record<string, Sheet>> = {
     variants: [
       { r: 1, targetRank: 1, alpha: 3 },
       { r: 1, targetRank: 2, topH: 30, increInterval: 1, dropout: 0.2, warmupSteps: 1 },
+      { r: 1, targetTotalRank: 3, topH: 1, increInterval: 1, allocation: "random", advanceLearn: false },
     ],
   },
   "lora-ggpo": {
