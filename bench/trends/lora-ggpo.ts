@@ -1,12 +1,31 @@
 import { lora, loraGgpo, merge, type Adapter } from "strut/adapters";
 import type { Model } from "strut/models";
 import type { Batch } from "strut/nn";
-import { add, copyOf, mul, noGrad, Rng, scope, sqrt, square, sum, tensor } from "strut/tensor";
+import { add, copyOf, full, mul, noGrad, Rng, scope, sqrt, square, sum, tensor, type Parameter } from "strut/tensor";
 import { seeds, type Recipe, type Row } from "./recipe.ts";
 import { run } from "./scaffolds/model.ts";
 import { residualMlp } from "./scaffolds/residual-mlp.ts";
 
 const [SIGMA, DRAWS, BATCHES, CLASSES] = [0.05, 20, 4, 10];
+
+/** GGPO whose noise is alike in every row of a matrix, its variance the mean of theirs. */
+const isotropic: typeof loraGgpo = {
+  ...loraGgpo,
+  regime(o) {
+    const own = loraGgpo.regime!(o);
+    return {
+      ...own,
+      async beforeStep(t) {
+        await own.beforeStep?.(t);
+        for (const { params } of t.views) {
+          const tau = params.tau as Parameter;
+          const values = (await tau.data()) as Float32Array;
+          tau.assign(full(tau.shape, Math.sqrt(values.reduce((total, x) => total + x * x, 0) / values.length)));
+        }
+      },
+    };
+  },
+};
 
 /** A fixed set of 256 points, a fifth of whose labels are random. */
 async function noisy(batch: Batch, seed: number, k: number): Promise<Batch> {
@@ -75,6 +94,10 @@ export default {
     await trial("LoRA", lora, { r: 32, alpha: 32 });
     await trial("GGPO", loraGgpo, { r: 32, alpha: 32 });
     await trial("GGPO, sigma .3", loraGgpo, { r: 32, alpha: 32, sigma: 0.3 });
+    await trial("GGPO, sigma .3, alike in all rows", isotropic, { r: 32, alpha: 32, sigma: 0.3 });
+    await trial("sd, sigma .3", loraGgpo, { r: 32, alpha: 32, sigma: 0.3, mode: "sd" });
+    await trial("LoRA, r 4", lora, { r: 4, alpha: 4 });
+    await trial("GGPO, sigma .3, r 4", loraGgpo, { r: 4, alpha: 4, sigma: 0.3 });
     await trial("MGPO", loraGgpo, { r: 32, alpha: 32, mode: "mgpo" });
     await trial("MGPO, cap .05", loraGgpo, { r: 32, alpha: 32, mode: "mgpo", most: 0.05 });
     return rows;

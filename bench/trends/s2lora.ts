@@ -13,12 +13,18 @@ export default {
     const mlp = await residualMlp();
     const course = { steps: 400, learningRate: [3e-3, 1e-2] };
     const sparse = (label: string, options: Readonly<Record<string, unknown>>) => row(label, mlp, s2lora, options, course, "higher");
+    const deep = await residualMlp(24);
+    const deepLora = await row("LoRA r1, 24 layers", deep, lora, { r: 1, alpha: 1 }, course, "higher");
     return [
       await row("LoRA r1", mlp, lora, { r: 1, alpha: 1 }, course, "higher"),
       await sparse("S2 R6", { r: 6 }),
       await row("LoRA r2", mlp, lora, { r: 2, alpha: 2 }, course, "higher"),
       await sparse("S2 R12", { r: 12 }),
       await sparse("S2 R12, norms free", { r: 12, normalize: false }),
+      await sparse("S2 R12, B at 0", { r: 12, zeroInit: "B" }),
+      deepLora,
+      { ...deepLora, label: "LoRA r1, 24 layers, less two points", values: deepLora.values.map((value) => value - 0.02) },
+      await row("S2 R7, 24 layers", deep, s2lora, { r: 7 }, course, "higher"),
       await sparse("S2 R12, half of s zero", { r: 12, lambda1: 1e-2, targetSparsity: 0.5 }),
     ];
   },
@@ -26,5 +32,6 @@ export default {
     ["S2 R12", "S2 R6"],
     ["S2 R6", "LoRA r1"],
     ["S2 R12, norms free", "LoRA r2"],
+    ["S2 R7, 24 layers", "LoRA r1, 24 layers, less two points"],
   ],
 } satisfies Recipe;

@@ -261,6 +261,17 @@ describe("a trained AdaLoRA", () => {
     now.forEach((value, i) => expect(value).toBeCloseTo(before[i]!, 5));
   });
 
+  it("has a total_step that PEFT accepts in its folder: the run's, before one the least that the schedule allows; and trains on from there", async () => {
+    const model = await make(schedule);
+    const fresh = await throughDisk(model, tinyModel(), [adalora]);
+    expect(fresh.json["adapter_config.json"]).toMatchObject({ tinit: 4, tfinal: 6, total_step: 11 });
+    await train(model, settings);
+    const trained = await throughDisk(model, tinyModel(), [adalora]);
+    expect(trained.json["adapter_config.json"]).toMatchObject({ total_step: 20 });
+    await train(trained.loaded, { ...settings, steps: 12 });
+    expect(await alive(trained.loaded)).toBe(8);
+  });
+
   it("is saved without its zero triplets, rank 0 included, and answers the same when loaded", async () => {
     const model = await make({ ...schedule, targetR: 1 });
     await train(model, settings);

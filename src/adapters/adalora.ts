@@ -46,11 +46,13 @@ export function budgetAt(t: number, total: number, sites: number, o: Options): {
   return { budget: Math.trunc(cubic(t, tinit, total - tfinal, start, end)), masks: t % deltaT === 0 };
 }
 
-function check(o: Options, steps: number): void {
+function check(o: Options, { steps, views }: Training<Params>): void {
   const wrong = (message: string, path: string, hint: string): never => {
     throw new StrutError("option", `adalora: ${message}`, { path, hint });
   };
-  if (o.totalStep !== null && o.totalStep !== steps)
+  // the file of a trained adapter has the steps of the run that trained it
+  const fresh = views.every(({ params }) => numbers(params.E).every((e) => e === 0));
+  if (fresh && o.totalStep !== null && o.totalStep !== steps)
     wrong(`its schedule has ${o.totalStep} steps and the run ${steps}`, "totalStep", "Leave totalStep out: the schedule takes the steps of the run.");
   if (o.tinit >= steps - o.tfinal)
     wrong(`tinit ${o.tinit} and tfinal ${o.tfinal} leave no step of the ${steps} for pruning`, "tinit", "Train longer, or shorten them.");
@@ -96,8 +98,8 @@ function hold({ params }: View<Params>, kept: Tensor): void {
 }
 
 /** Keeps the triplets with the largest scores of all sites, `budget` of them; fewer where scores tie. */
-function allocate(t: Training<Params>, state: Record<string, State>, budget: number, o: Options): void {
-  const all = t.views.map((view) => scores(view, (state[view.site.path] ??= {}), o));
+function allocate(t: Training<Params>, state: State, budget: number, o: Options): void {
+  const all = t.views.map((view) => scores(view, (state[view.site.path] ??= {}) as State, o));
   const sorted = all.flat().sort((a, b) => a - b);
   const pruned = sorted.length - budget;
   const threshold = pruned > 0 ? sorted[pruned - 1]! : -Infinity;
@@ -107,17 +109,18 @@ function allocate(t: Training<Params>, state: Record<string, State>, budget: num
       [all[i]!.length],
       view.params.E.dtype as "f32",
     );
-    state[view.site.path]!["kept"] = kept;
+    (state[view.site.path] as State)["kept"] = kept;
     hold(view, kept);
   });
 }
 
 function regime(o: Options): Regime<Params> {
-  const state: Record<string, State> = {};
+  const state: State = {};
   return {
     state,
-    beforeForward({ step, steps }) {
-      if (step === 0) check(o, steps);
+    beforeForward(t) {
+      if (t.step === 0) check(o, t);
+      state["steps"] = t.steps;
     },
     ...(o.orthRegWeight > 0 ? { loss: ({ views }: Training<Params>) => orthogonalityLoss(views, o.orthRegWeight) } : {}),
     afterStep(t) {
@@ -125,11 +128,11 @@ function regime(o: Options): Regime<Params> {
       if (now < total - o.tfinal && o.importance !== "magnitude")
         for (const { site, params } of t.views)
           for (const name of ["A", "B", "E"] as const) {
-            const own = (state[site.path] ??= {});
+            const own = (state[site.path] ??= {}) as State;
             average((own[name] ??= {}) as State, params[name] as Parameter, t.gradient(params[name] as Parameter), o);
           }
       const { budget, masks } = budgetAt(now, total, t.views.length, o);
-      if (now > total - o.tfinal) for (const view of t.views) hold(view, state[view.site.path]!["kept"] as Tensor);
+      if (now > total - o.tfinal) for (const view of t.views) hold(view, (state[view.site.path] as State)["kept"] as Tensor);
       else if (masks || now === total - o.tfinal) allocate(t, state, now === total - o.tfinal ? targetOf(o) * t.views.length : budget, o);
     },
   };
@@ -184,6 +187,11 @@ export const adalora = adapter({
     type: "ADALORA",
     options: { ...loraPeftOptions, deltaT: "deltaT" },
     tensors: { linear: names, conv2d: names },
-    config: (set, held) => ({ rank_pattern: rankPattern(set, held), target_r: targetOf(set.options as Options) }),
+    config(set, held) {
+      const o = set.options as Options;
+      // PEFT opens no folder whose total_step is not above tinit + tfinal
+      const steps = o.totalStep ?? set.regime?.state?.["steps"] ?? o.tinit + o.tfinal + 1;
+      return { rank_pattern: rankPattern(set, held), target_r: targetOf(o), total_step: steps };
+    },
   },
 });

@@ -326,7 +326,7 @@ export const sheets: Readonly<Record<string, Sheet>> = {
     variants: [
       { r: 1, targetRank: 1, alpha: 3 },
       { r: 1, targetRank: 2, topH: 30, increInterval: 1, dropout: 0.2, warmupSteps: 1 },
-      { r: 1, targetTotalRank: 3, topH: 1, increInterval: 1, allocation: "random", advanceLearn: false },
+      { r: 1, targetRank: 2, topH: 30, increInterval: 1, allocation: "random", advanceLearn: false },
     ],
   },
   "lora-ggpo": {

@@ -4,19 +4,22 @@ import { add, copyOf, embedding, linear, relu, Rng, scale, tensor, type Tensor }
 import { classification, train } from "strut/training";
 import { accuracy, modelOf, type Scaffold } from "./model.ts";
 
-const [WIDTH, DEPTH, CLASSES, CLUSTERS, ROWS] = [128, 6, 10, 100, 64];
+const [WIDTH, CLASSES, CLUSTERS, ROWS] = [128, 10, 100, 64];
 /** Noise around a cluster's centre, whose coordinates have standard deviation 1. */
 const NOISE = 1.2;
 
-let made: Promise<Scaffold> | undefined;
+const made = new Map<number, Promise<Scaffold>>();
 
 /**
- * A residual MLP, h + relu(W·h) six times over 128 features and a head, trained on Gaussian clusters; the task is the same clusters turned
- * by a random rotation halfway and moved. The figure is accuracy on 4,000 points of the turned clusters.
+ * A residual MLP, h + relu(W·h) six times (or `depth` times) over 128 features and a head, trained on Gaussian clusters; the task is the
+ * same clusters turned by a random rotation halfway and moved. The figure is accuracy on 4,000 points of the turned clusters.
  */
-export const residualMlp = (): Promise<Scaffold> => (made ??= build());
+export function residualMlp(depth = 6): Promise<Scaffold> {
+  if (!made.has(depth)) made.set(depth, build(depth));
+  return made.get(depth)!;
+}
 
-async function build(): Promise<Scaffold> {
+async function build(depth: number): Promise<Scaffold> {
   const rng = new Rng(6_128);
   const centres = copyOf(rng.fork("centres").normal([CLUSTERS, WIDTH], 1));
   const labelOf = Int32Array.from({ length: CLUSTERS }, (_, i) => i % CLASSES);
@@ -28,9 +31,15 @@ async function build(): Promise<Scaffold> {
     return { x: add(embedding(of, tensor(cluster, [rows], "i32")), stream.normal([rows, WIDTH], NOISE)), labels: tensor(labels, [rows], "i32") };
   };
   const weights = new Map<string, Tensor>(
-    Array.from({ length: DEPTH }, (_, i) => [`layers.${i}.fc`, copyOf(rng.fork(`W${i}`).normal([WIDTH, WIDTH], 0.5 / Math.sqrt(WIDTH)))] as const),
+    Array.from(
+      { length: depth },
+      (_, i) => [`layers.${i}.fc`, copyOf(rng.fork(`W${i}`).normal([WIDTH, WIDTH], (0.5 * Math.sqrt(6 / depth)) / Math.sqrt(WIDTH)))] as const,
+    ),
   );
   weights.set("head", copyOf(rng.fork("head").normal([CLASSES, WIDTH], 1 / Math.sqrt(WIDTH))));
+  function pass(apply: (path: string, x: Tensor) => Tensor, x: Tensor): Tensor {
+    return Array.from({ length: depth }, (_, i) => i).reduce((h, i) => add(h, relu(apply(`layers.${i}.fc`, h))), x);
+  }
   const blank = modelOf("residual-mlp", weights, pass);
   const { model: trained } = await train(unfreeze(blank), {
     task: classification,
@@ -50,6 +59,3 @@ async function build(): Promise<Scaffold> {
     measure: (model) => accuracy(model, test),
   };
 }
-
-const pass = (apply: (path: string, x: Tensor) => Tensor, x: Tensor): Tensor =>
-  Array.from({ length: DEPTH }, (_, i) => i).reduce((h, i) => add(h, relu(apply(`layers.${i}.fc`, h))), x);
