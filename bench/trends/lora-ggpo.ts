@@ -39,7 +39,7 @@ export default {
   sheet: "not measured; accept sharpness at least 10 to 30 % lower and a validation gap no larger than LoRA's at high rank (lora-ggpo.md)",
   note:
     "At sigma .03 GGPO's sharpness is lower by a tenth, within the spread; at .3 by two thirds and more. Validation gaps are alike within their spread. " +
-    "MGPO is sharper than LoRA here: with the points learnt by heart ḡ goes to 0 and ρ/ḡ to the cap, which decides.",
+    "Noise alike in all rows, of the same variance, does as well here as GGPO's, and so does sd-scripts' form. MGPO is sharper than LoRA here: with the points learnt by heart ḡ goes to 0 and ρ/ḡ to the cap, which decides.",
   better: "lower",
   async rows() {
     const mlp = await residualMlp();
