@@ -101,7 +101,7 @@ function regime(o: Options): Regime<Params> {
         path: o.targetTotalRank === undefined ? "targetRank" : "targetTotalRank",
       });
     const last = (Math.floor(o.initWarmup / interval(t)) + rounds(t)) * interval(t);
-    if (rounds(t) > 0 && last >= t.steps)
+    if (total(t) < target(t) && last >= t.steps)
       throw new StrutError("option", `increlora: growing to ${target(t)} components takes until step ${last}, the run has ${t.steps}`, {
         path: "increInterval",
         hint: "Train longer, or grow more sites at a time or more often.",
