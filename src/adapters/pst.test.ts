@@ -1,11 +1,13 @@
+import { readdir } from "node:fs/promises";
 import { beforeAll, describe, expect, it } from "vitest";
+import { inFolder } from "../../test/laws/scaffolds.ts";
 import { linearSite, liveOf, numbers, reloaded } from "../../test/support/site.ts";
 import { tinyBatches, tinyModel } from "../../test/support/tiny-model.ts";
 import { leaf } from "../../test/support/gradients.ts";
 import { forward, type Model } from "../models/index.ts";
 import type { Params } from "../nn/contracts.ts";
 import { parseOptions } from "../nn/options.ts";
-import { backward, matmul, mul, noGrad, Parameter, Rng, start, sum, tensor, transpose, type Tensor } from "../tensor/index.ts";
+import { add, backward, matmul, mul, noGrad, Parameter, Rng, scale, start, sum, tensor, transpose, type Tensor } from "../tensor/index.ts";
 import { train } from "../training/index.ts";
 import { adapt, attachedTo, lora, merge, pst } from "./index.ts";
 import { sparsityAt } from "./pst.ts";
@@ -97,6 +99,31 @@ describe("PST's matrix", () => {
     expect(kept).toEqual(whole.map((_, i) => !gone.has(i)));
   });
 
+  it("with both α 0 and |W| frozen is magnitude pruning of a LoRA: U and V have the gradients of M ⊙ (W + β·U·V), the scores none", async () => {
+    const { p, site } = golden();
+    const frozen = optionsOf({ maskAlpha1: 0, maskAlpha2: 0, magnitudeGradient: false, weightBeta: 1.5 });
+    const G = M(3, 4, 0.8);
+    const found = backward(sum(mul(pst.weight!(p, site, frozen, liveOf(true), {}).toDense(), G)));
+    const product = (U: Tensor, V: Tensor): Tensor => add(M(3, 4, 1), scale(matmul(U, V), 1.5));
+    const whole = await numbers(noGrad(() => product(p.U, p.V)));
+    const gone = smallest(whole, 6);
+    const mask = tensor(
+      whole.map((_, i) => Number(!gone.has(i))),
+      [3, 4],
+      "f64",
+    );
+    const expected = backward(sum(mul(mul(product(p.U, p.V), mask), G)));
+    for (const key of ["U", "V"] as const) close(await numbers(found.get(p[key])!), await numbers(expected.get(p[key])!), 12);
+    for (const key of ["A", "B", "R", "C"] as const) expect((await numbers(found.get(p[key])!)).every((g) => g === 0)).toBe(true);
+  });
+
+  it("starts U and A at the deviation it is told", async () => {
+    for (const initScale of [1, 0.01]) {
+      const { U, A } = (await fresh(40, 30, { initScale, weightRank: 20, maskRank: 20 })) as Record<"U" | "A", Tensor>;
+      for (const x of [U, A]) expect(Math.sqrt((await numbers(x)).reduce((total, value) => total + value ** 2, 0) / x.size) / initScale).toBeCloseTo(1, 1);
+    }
+  });
+
   it("scores rows and columns alone at rank 0 of A·B", async () => {
     const p = { ...(await fresh(3, 4, { maskRank: 0 })), R: tensor([5, 0, 0], [3], "f64"), C: tensor([0, 0, 0, 9], [4], "f64"), v: tensor([0.5], [1], "f64") };
     expect((await numbers(noGrad(() => weightOf(p, M(3, 4, 1))))).map((w) => Number(w !== 0))).toEqual([1, 1, 1, 1, 0, 0, 0, 1, 0, 0, 0, 1]);
@@ -135,6 +162,61 @@ describe("PST's schedule", () => {
     expect(zeros.at(-1)).toBe(2 * Math.floor(0.8 * 64) + 2 * Math.floor(0.8 * 96));
   });
 
+  it("settles masks every so many steps and at the end, and in between leaves them as they are", async () => {
+    const masks = async (maskEvery: number) => {
+      const model = await make({ sparsity: 0.8, maskEvery, initialWarmup: 0, finalWarmup: 0.1 });
+      const seen: string[] = [];
+      const look = async (): Promise<void> => void seen.push((await Promise.all(entriesOf(model).map(([, { mask }]) => numbers(mask!)))).join());
+      await train(model, { ...settings, regimes: [{ afterStep: look }] });
+      return { seen, model };
+    };
+    const { seen, model } = await masks(4);
+    // after steps 1…10: those of 0, 4, 8 and, since the run ends, 10
+    const groups = [seen.slice(0, 3), seen.slice(3, 7), seen.slice(7, 9), seen.slice(9)];
+    for (const group of groups) expect(new Set(group).size).toBe(1);
+    expect(new Set(groups.map(([first]) => first)).size).toBe(4);
+    expect(new Set((await masks(1)).seen).size).toBeGreaterThan(8);
+    for (const [path, { mask }] of entriesOf(model)) {
+      const { size } = model.layers.get(path)!.weight;
+      const bits = (await numbers(mask!)).flatMap((byte) => Array.from({ length: 8 }, (_, i) => (byte >> i) & 1)).slice(0, size);
+      expect(bits.filter((bit) => bit === 0).length).toBe(Math.floor(0.8 * size));
+    }
+  });
+
+  it("resumes to the same bits between two settlings of the mask", async () => {
+    const given = { sparsity: 0.8, maskEvery: 4 };
+    const whole = await make(given);
+    await train(whole, settings);
+    await inFolder(async (dir) => {
+      const stop = new AbortController();
+      const until = { afterStep: ({ step }: { step: number }) => void (step === 5 && stop.abort()) };
+      const run = { ...settings, checkpoint: { dir } };
+      await train(await make(given), { ...run, regimes: [until], signal: stop.signal });
+      const again = await make(given);
+      await train(again, { ...run, regimes: [{}], resume: true });
+      expect(await logits(again)).toEqual(await logits(whole));
+    });
+  });
+
+  it("lets an evaluation be the best, and its checkpoint stay, only once the final sparsity is reached", async () => {
+    await inFolder(async (dir) => {
+      const found: { step: number; best: boolean }[] = [];
+      const { best } = await train(await make({ sparsity: 0.95 }), {
+        ...settings,
+        evaluate: { every: 1, data: tinyBatches(1, 5) },
+        earlyStopping: { patience: 3 },
+        checkpoint: { dir, every: 1, keep: 1 },
+        onEvent: (event) => void (event.event === "evaluation" && found.push(event)),
+      });
+      // v stands at its end from step 7 of 10 on; the loss was least while the model was denser
+      expect(found.slice(0, 6).every((one) => !one.best)).toBe(true);
+      expect(found.map(({ step }) => step)).toEqual([1, 2, 3, 4, 5, 6, 7, 8, 9, 10]);
+      expect(best!.step).toBeGreaterThanOrEqual(7);
+      const kept = (await readdir(dir)).map((name) => Number(name.slice(5)));
+      expect(kept.sort((a, b) => a - b)).toEqual([...new Set([best!.step, 10])]);
+    });
+  });
+
   it("cannot be longer than the run", async () => {
     await expect(make({ initialWarmup: 0.7, finalWarmup: 0.4 })).rejects.toThrow("initialWarmup 0.7 and finalWarmup 0.4 are more than the whole run together");
     await expect(make({ sparsity: 1.2 })).rejects.toThrow(/sparsity/);
@@ -164,6 +246,29 @@ describe("PST on a model", () => {
         (own[to] as Parameter).assign(tensor(await numbers(params[from]!), params[from]!.shape));
     }
     close(await logits(model), await logits(plain), 4);
+  });
+
+  it("trains the modules that are saved whole beside it, such as a new head, and leaves decay off its scores", async () => {
+    const after = async (weightDecay: number) => {
+      const model = await adapt(tinyModel(), pst, { weightRank: 2 }, { targets, modulesToSave: ["lm_head"] });
+      await train(model, { ...settings, steps: 1, weightDecay });
+      const scores = [];
+      for (const [, params] of entriesOf(model)) for (const key of ["A", "B", "R", "C"]) scores.push(...(await numbers(params[key]!)));
+      return { scores, head: await numbers(attachedTo(model, "default")!.copies.get("lm_head.weight")!) };
+    };
+    const [plain, decayed] = [await after(0), await after(0.9)];
+    expect(plain.head).not.toEqual(await numbers(tinyModel().layers.get("lm_head")!.weight));
+    expect(decayed.scores).toEqual(plain.scores);
+    expect(decayed.head).not.toEqual(plain.head);
+  });
+
+  it("has the rank of its scores follow that of its weights unless it is told", async () => {
+    for (const [given, rank] of [
+      [{ weightRank: 3, maskRank: undefined }, 3],
+      [{ weightRank: 3, maskRank: 1 }, 1],
+    ] as const)
+      for (const [, { A, B }] of entriesOf(await make(given))) expect([A!.shape[1], B!.shape[0]]).toEqual([rank, rank]);
+    expect((await pst.init(linearSite(leaf([9, 8], 3)), optionsOf(), { rng: new Rng(1), dtype: "f64", sites: [] }, {})).A.shape).toEqual([9, 8]);
   });
 
   it("merges into the matrices with zeros that it computes with", async () => {

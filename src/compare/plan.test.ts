@@ -62,7 +62,9 @@ describe("a method's size for a budget", () => {
   });
 
   it("does not exist where even the smallest is too large, and the row says so", async () => {
-    expect(await plan("lora", 100)).toMatchObject({ refused: "even r = 1 stores 1,120 parameters, more than the budget of 100" });
+    expect(await plan("lora", 100)).toMatchObject({
+      refused: "even r = 1 stores 1,120 parameters, more than the budget of 100: a budget of 1,120 would take it",
+    });
   });
 
   it("of a method that grows is that of its end", async () => {

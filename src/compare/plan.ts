@@ -79,7 +79,10 @@ export async function planMethod(model: Model, choice: Choice, { targets }: Pick
     if (!solved) throw problem;
     const { size: value, stored, fits } = solved;
     if (!fits)
-      return { ...about, refused: `even ${size.name} = ${value} stores ${grouped(stored)} ${budget.of}, more than the budget of ${grouped(budget.limit)}` };
+      return {
+        ...about,
+        refused: `even ${size.name} = ${value} stores ${grouped(stored)} ${budget.of}, more than the budget of ${grouped(budget.limit)}: a budget of ${grouped(stored)} would take it`,
+      };
     return { ...about, options: { ...options, [size.name]: value }, size: { name: size.name, value }, stored };
   } catch (error) {
     return { ...about, refused: (error as Error).message };

@@ -231,6 +231,8 @@ export interface Regime<P extends Params = Params> {
   afterStep?(t: Training<P>): Awaitable<void>;
   afterEpoch?(t: Training<P>): Awaitable<void>;
   afterEvaluation?(t: Training<P>, loss: number): Awaitable<void>;
+  /** Whether an evaluation after so many steps may be the best, and counts for early stopping; defaults to yes. */
+  mayBeBest?(t: Training<P>): boolean;
   readonly phases?: readonly Phase<P>[];
   /** Tensors and scalars that a checkpoint keeps; restored in place. */
   readonly state?: State;

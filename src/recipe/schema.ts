@@ -55,7 +55,7 @@ const training = z.strictObject({
     .describe("average the weights: evaluations and the result have the averages"),
   evaluateEvery: z.int().positive().optional().describe("steps between evaluations on the held-out text; defaults to one at the end"),
   checkpointEvery: z.int().positive().optional().describe("steps between checkpoints; defaults to one at the end"),
-  keepCheckpoints: z.int().positive().default(2).describe("how many of the newest stay; defaults to 2"),
+  keepCheckpoints: z.int().positive().default(2).describe("how many of the newest stay, beside the best; defaults to 2"),
   earlyStopping: earlyStopping.optional().describe("end the run when the held-out loss no longer falls"),
   recompute: z.boolean().default(false).describe("compute intermediates again in backward: less memory, a third more time; defaults to false"),
   updateInBackward: z.boolean().default(false).describe("move each weight as soon as its gradient is known: less memory, same result; defaults to false"),

@@ -107,7 +107,7 @@ export class CheckpointFolder {
     return { folder, found: undefined };
   }
 
-  /** Writes a checkpoint whole or not at all, then removes those beyond the newest `keep`. Gives its path. */
+  /** Writes a checkpoint whole or not at all, then removes those beyond the newest `keep` but the best. Gives its path. */
   async save(session: Session, progress: Progress): Promise<string> {
     const { dir, keep = 2, openFile } = this.#options;
     const path = join(dir, folderName(session.step));
@@ -146,8 +146,8 @@ export class CheckpointFolder {
         hint: `${hint ?? "Check the disk."} ${last ? `The last good checkpoint is ${last.path}.` : "There is no earlier one."}`,
       });
     }
-    for (const old of (await checkpointsIn(dir)).filter(({ step }) => step < session.step).slice(keep - 1))
-      await files.rm(old.path, { recursive: true, force: true });
+    const older = (await checkpointsIn(dir)).filter(({ step }) => step < session.step).slice(keep - 1);
+    for (const old of older.filter(({ step }) => step !== progress.best?.step)) await files.rm(old.path, { recursive: true, force: true });
     return path;
   }
 }

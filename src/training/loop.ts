@@ -253,8 +253,9 @@ class Training {
     if (!measured) return "stopped";
     const { loss, tokens } = measured;
     if (!Number.isFinite(loss)) throw diverged("the evaluation loss", loss, step - 1, session.settings.learningRate);
-    const best = !(loss >= (progress.best?.loss ?? Infinity) - (earlyStopping?.minDelta ?? 0));
-    progress.waited = best ? 0 : progress.waited + 1;
+    const counts = session.regimes.every(({ regime, training }) => regime.mayBeBest?.(training) ?? true);
+    const best = counts && !(loss >= (progress.best?.loss ?? Infinity) - (earlyStopping?.minDelta ?? 0));
+    progress.waited = best || !counts ? 0 : progress.waited + 1;
     if (best) progress.best = { step, loss };
     progress.evaluated = step;
     const perplexity = session.settings.task === languageModelling ? { perplexity: Math.exp(loss) } : {};

@@ -19,7 +19,7 @@ export interface CheckpointOptions extends WriteOptions {
   dir: string;
   /** Steps between two; defaults to none but those at the end and when stopped. */
   every?: number;
-  /** How many of the newest stay; defaults to 2. */
+  /** How many of the newest stay, beside the best that was evaluated; defaults to 2. */
   keep?: number;
 }
 

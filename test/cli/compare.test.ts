@@ -188,7 +188,7 @@ describe("strut compare", () => {
     const failing = ["--methods", "lora:alpha=1e30,rslora:alpha=1e30,dora", "--budget", "1200", "--rates", "1e-2", "--seeds", "1"];
     const { code, out, err } = await new Strut(...tiny("failing"), ...failing).ended;
     expect([code, err]).toEqual([0, ""]);
-    expect(out).toMatch(/^dora: even r = 1 stores 1,600 parameters, more than the budget of 1,200$/m);
+    expect(out).toMatch(/^dora: even r = 1 stores 1,600 parameters, more than the budget of 1,200: a budget of 1,600 would take it$/m);
     expect(out).toMatch(/^lora:alpha=1e30 +– .*(loss|gradient|norm)/m);
     expect(out).toMatch(/^dora +– .* even r = 1 stores/m);
     expect(await readFile(join(to("failing"), "index.html"), "utf8")).not.toMatch(/<svg|<figure|undefined/);
@@ -214,7 +214,7 @@ describe("a comparison that cannot be", () => {
     [
       "on a budget that is too small for all",
       ["--budget", "10"],
-      /no method can take part: lora: even r = 1 stores 1,120 parameters, more than the budget of 10; dora: /,
+      /no method can take part: lora: even r = 1 stores 1,120 parameters, more than the budget of 10: a budget of 1,120 would take it; dora: /,
     ],
     ["on two budgets", ["--budget-bytes", "80k"], /both --budget and --budget-bytes are given/],
     ["on modules that are not there", ["--targets", "w_proj"], /no method can take part: lora: .*w_proj/],

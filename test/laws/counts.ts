@@ -342,8 +342,9 @@ export const sheets: Readonly<Record<string, Sheet>> = {
   },
   pst: {
     says: 'pst.md: "trainable = Σ_layers (r1+r2+1)(out+in)"',
-    count: ({ out, in: inner }, o) => (o["weightRank"] + o["maskRank"] + 1) * (out + inner),
+    count: ({ out, in: inner }, o) => (o["weightRank"] + (o["maskRank"] ?? o["weightRank"]) + 1) * (out + inner),
     variants: [
+      { weightRank: 1, maskEvery: 2, finalWarmup: 0 },
       { weightRank: 2, maskRank: 1 },
       { weightRank: 1, maskRank: 0, sparsity: 0.5, initialWarmup: 0, finalWarmup: 0.2 },
     ],
