@@ -30,6 +30,8 @@ export interface AdapterLayout {
   readonly formerly?: Readonly<Partial<Record<PeftType, Readonly<Record<string, string>>>>>;
   /** Settings of adapter_config.json that mark this method, such as use_dora; or that follow from its options. */
   readonly fixed?: Readonly<Record<string, unknown>>;
+  /** Options that PEFT does not have, at what its type stands for; with other values strut.json is written in place of adapter_config.json. */
+  readonly own?: Readonly<Record<string, unknown>>;
   /** PEFT's type does not say it all: strut.json stands beside adapter_config.json and is what strut reads. */
   readonly beside?: true;
   /** Parameter → tensor name behind the module path, by kind of site; those that a site does not have are left out. */

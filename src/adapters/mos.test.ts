@@ -82,6 +82,32 @@ describe("mos", () => {
     for (const { A, B } of paired) expect(A).toEqual(B);
   });
 
+  it.each([
+    [4, { r: 3, validR: 2, numChunkPerVec: 2 }],
+    [5, { r: 7, validR: 2, numChunkPerVec: 1 }],
+    [3, { r: 5, validR: 3, privateR: 1, numChunkPerVec: 4 }],
+    [3, { r: 2, validR: 2 }],
+    [2, { r: 4, validR: 2, numChunkPerVec: 2 }],
+  ])("balanced uses every public shard of %i blocks, and all as often as each other or once more: %o", async (count, given) => {
+    const { privateR, r, validR, numChunkPerVec: l } = parseOptions(mos, given);
+    const { indices } = await drawn(blocks(count, 8, 12), { ...given, balanced: true });
+    const open = (validR - privateR) * count * l;
+    const least = Math.floor((count * (r - privateR) * l) / open);
+    for (const key of ["A", "B"] as const) {
+      const uses = Array<number>(open).fill(0);
+      for (const own of indices) {
+        expect(new Set(own[key]).size, "each shard once a matrix").toBe(r * l);
+        for (const shard of own[key]) if (shard < open) uses[shard]!++;
+      }
+      expect(Math.min(...uses)).toBe(least);
+      expect(Math.max(...uses)).toBeLessThanOrEqual(least + 1);
+    }
+    if (count > 2) expect(indices.map(({ A }) => A)).not.toEqual(indices.map(({ B }) => B));
+    // drawn one by one some shards are left out
+    const { indices: free } = await drawn(blocks(12, 8, 12), { r: 2, validR: 2 });
+    expect(new Set(free.flatMap(({ A }) => A)).size).toBeLessThan(24);
+  });
+
   it("shares everything at r = e·L with one shard a row and one draw for both", async () => {
     const { indices } = await drawn(blocks(3, 8, 12), { r: 6, validR: 2, pairDissociation: false });
     for (const { A } of indices) expect(A.toSorted((a, b) => a - b)).toEqual([0, 1, 2, 3, 4, 5]);

@@ -2,8 +2,8 @@ import { z } from "zod";
 import { StrutError } from "../errors.ts";
 import type { Site } from "../nn/contracts.ts";
 import { lowRank } from "../operators/index.ts";
-import { embedding, reshape, tensor, transpose, zeros, type Tensor } from "../tensor/index.ts";
-import { adapter, addAt } from "./adapter.ts";
+import { embedding, reshape, Rng, tensor, transpose, zeros, type Tensor } from "../tensor/index.ts";
+import { adapter, addAt, type InitContext } from "./adapter.ts";
 import { dropInput, loraOptions } from "./lora.ts";
 
 const options = z.object({
@@ -13,6 +13,10 @@ const options = z.object({
   numChunkPerVec: z.int().positive().default(1).describe("shards that make up one row; must divide both sides of the matrices; defaults to 1"),
   alpha: z.number().default(16).describe("the update is scaled by alpha / r; defaults to 16"),
   dropout: loraOptions.shape.dropout,
+  balanced: z
+    .boolean()
+    .default(false)
+    .describe("deal the public shards out by turns, so that every one is used, and all as often as each other or once more; defaults to false"),
   pairDissociation: z.boolean().default(true).describe("draw the shards of A and of B apart; defaults to true"),
 });
 type Options = z.output<typeof options>;
@@ -37,12 +41,30 @@ function check(sites: readonly Site[], o: Options): void {
   }
 }
 
-/** Which shards a site takes: some of the public ones, and all of its own. */
-function shards(site: Site, sites: readonly Site[], o: Options, permuted: (n: number) => ArrayLike<number>): Tensor {
+/** Cards of shuffled decks, one deck after the other, to so many hands; no hand gets a card twice. */
+function deal(hands: number, each: number, cards: number, shuffled: (deck: number) => number[]): number[][] {
+  let [deck, decks]: [number[], number] = [[], 0];
+  return Array.from({ length: hands }, () => {
+    const hand = deck.splice(0, each);
+    if (hand.length === each) return hand;
+    const next = shuffled(decks++);
+    const free = next.filter((card) => !hand.includes(card)).slice(0, each - hand.length);
+    deck = next.filter((card) => !free.includes(card));
+    return [...hand, ...free];
+  });
+}
+
+/** Which shards a site takes for A or for B: some of the public ones, and all of its own. */
+function shards(site: Site, name: "A" | "B", o: Options, { rng, sites }: InitContext): Tensor {
   const peers = sites.filter((other) => kindOf(other) === kindOf(site));
   const [blocks, own, l] = [peers.length, peers.findIndex(({ path }) => path === site.path), o.numChunkPerVec];
   const open = (o.validR - o.privateR) * blocks * l;
-  const drawn = Array.from(permuted(open)).slice(0, (o.r - o.privateR) * l);
+  const taken = (o.r - o.privateR) * l;
+  // dealt alike whatever the seed: the shards themselves are drawn
+  const dealer = new Rng(0).fork(`mos/${kindOf(site)}/${name}`);
+  const drawn = o.balanced
+    ? deal(blocks, taken, open, (deck) => Array.from(dealer.fork(`${deck}`).permutation(open)))[own]!
+    : Array.from(rng.fork(name).permutation(open)).slice(0, taken);
   const kept = Array.from({ length: o.privateR * l }, (_, i) => open + own * o.privateR * l + i);
   return tensor([...drawn, ...kept], [o.r * l], "i32");
 }
@@ -86,10 +108,10 @@ export const mos = adapter({
       }),
     );
   },
-  init(site, o, { rng, sites }): Params {
-    const draw = (name: string): Tensor => shards(site, sites, o, (n) => rng.fork(name).permutation(n));
-    return { indexA: draw("A"), indexB: draw(o.pairDissociation ? "B" : "A") };
-  },
+  init: (site, o, context): Params => ({
+    indexA: shards(site, "A", o, context),
+    indexB: shards(site, o.pairDissociation ? "B" : "A", o, context),
+  }),
   update: (p: Params, site, o, _live, shared) => updateOf(p, site, o, shared),
   forward: (x, y, p, site, o, live, shared) => addAt(site, updateOf(p, site, o, shared), y, dropInput(x, o, site, live)),
   layout: { tensors: { linear: { indexA: "index_A", indexB: "index_B" } }, sharedPrefix: "mos." },

@@ -1,3 +1,4 @@
+import { readdir, readFile } from "node:fs/promises";
 import { beforeAll, describe, expect, it } from "vitest";
 import { checkGradients, leaf } from "../../test/support/gradients.ts";
 import { baseOf, inFolder, scaffolds } from "../../test/laws/scaffolds.ts";
@@ -112,6 +113,9 @@ describe("randlora", () => {
     const largest = (expected: number[]): number => Math.max(...got.map((x, i) => Math.abs(x - expected[i]!)));
     expect(largest(await byLoops(p, bank, site, 1.5, "peft"))).toBeLessThan(1e-12);
     expect(largest(await byLoops(p, bank, site, 1.5, "paper"))).toBeGreaterThan(1e-3);
+    const paper = await numbers(randlora.update!(p, site, { ...o, pairing: "paper" }, live, bank).toDense());
+    const expected = await byLoops(p, bank, site, 1.5, "paper");
+    expect(Math.max(...paper.map((x, i) => Math.abs(x - expected[i]!)))).toBeLessThan(1e-12);
   });
 
   it("with r = d has one basis, where both pairings are one", async () => {
@@ -175,6 +179,22 @@ describe("randlora", () => {
       });
     },
   );
+
+  it("with the paper's pairing is no adapter of PEFT's: strut.json alone says what it is, while PEFT's own says nothing of a pairing", async () => {
+    await inFolder(async (folder) => {
+      for (const pairing of ["peft", "paper"] as const) {
+        const tuned = stir(await adapt(base, randlora, { r: 3, randloraAlpha: 3, pairing }));
+        await saveAdapter(tuned, `${folder}/${pairing}`);
+        const loaded = await loadAdapter(base, `${folder}/${pairing}`, { methods: [randlora] });
+        expect(attachedTo(loaded, "default")!.options).toEqual(attachedTo(tuned, "default")!.options);
+        const [a, b] = [merge(loaded), merge(tuned)];
+        for (const [path, { weight }] of a.layers) expect(toBytes(weight)).toEqual(toBytes(b.layers.get(path)!.weight));
+      }
+      expect((await readdir(`${folder}/paper`)).sort()).toEqual(["adapter_model.safetensors", "strut.json"]);
+      expect((await readdir(`${folder}/peft`)).sort()).toEqual(["adapter_config.json", "adapter_model.safetensors"]);
+      expect(await readFile(`${folder}/peft/adapter_config.json`, "utf8")).not.toContain("pairing");
+    });
+  });
 
   it("converts to a LoRA of the matrices' own rank exactly, and merges", async () => {
     const tuned = stir(await adapt(base, randlora, { r: 3, randloraAlpha: 3 }));

@@ -1,7 +1,23 @@
 import { z } from "zod";
 import type { Site } from "../nn/contracts.ts";
 import { lowRank, type LinearOperator } from "../operators/index.ts";
-import { concat, customGradient, full, hostNumbers, mul, reshape, slice, sum, tensor, TorchRng, transpose, zeros, cast, type Tensor } from "../tensor/index.ts";
+import {
+  concat,
+  customGradient,
+  full,
+  hostNumbers,
+  mul,
+  permute,
+  reshape,
+  slice,
+  sum,
+  tensor,
+  TorchRng,
+  transpose,
+  zeros,
+  cast,
+  type Tensor,
+} from "../tensor/index.ts";
 import { adapter, addAt } from "./adapter.ts";
 import { dropInput } from "./lora.ts";
 import { drawn } from "./vera.ts";
@@ -14,6 +30,10 @@ const options = z.object({
   saveProjection: z.boolean().default(true).describe("store the shared bases; else they are drawn again on loading; defaults to true"),
   sparse: z.boolean().default(false).describe("bases of −1, 0 and 1, two thirds of them 0; defaults to false"),
   verySparse: z.boolean().default(false).describe("bases of −1, 0 and 1, all but 1/√d of them 0; defaults to false"),
+  pairing: z
+    .enum(["peft", "paper"])
+    .default("peft")
+    .describe("which bases meet which scales: as PEFT and the official code flatten them, or Bⱼ·Λⱼ·A·Γⱼ as the paper has it; defaults to peft"),
   initWeights: z.literal(true).default(true).describe("lambda starts at zero; always true"),
 });
 type Options = z.output<typeof options>;
@@ -77,11 +97,15 @@ const scaledBases = (A: Tensor, lambda: Tensor, gamma: Tensor): Tensor => {
   });
 };
 
-/** Column i of B̃ meets row i of Ã as PEFT flattens them: bases by ⌊i/r⌋ and i mod r, scales by ⌊i/n⌋ and i mod n. */
+/**
+ * Column i of B̃ is basis ⌊i/r⌋, i mod r, and meets row i of Ã: as PEFT flattens them that of scales ⌊i/n⌋ and i mod n, in the paper of its
+ * own basis.
+ */
 function updateOf({ lambda, gamma }: Params, { A, B }: Bank, site: Site, o: Options): LinearOperator {
   const [r, n] = lambda.shape as [number, number];
   const d = gamma.shape[1]!;
-  const right = reshape(scaledBases(slice(A, 2, 0, d), lambda, gamma), [r * n, d]);
+  const scaled = scaledBases(slice(A, 2, 0, d), lambda, gamma);
+  const right = reshape(o.pairing === "paper" ? permute(scaled, [1, 0, 2]) : scaled, [r * n, d]);
   const [rows, all] = [B.shape[0]!, B.shape[1]! * r];
   const left = slice(slice(reshape(B, [rows, all]), 1, 0, n * r), 0, 0, large(site));
   const s = o.randloraAlpha / o.r;
@@ -90,7 +114,7 @@ function updateOf({ lambda, gamma }: Params, { A, B }: Bank, site: Site, o: Opti
 
 /**
  * RandLoRA: ΔW = s·Σⱼ Bⱼ·Λⱼ·A·Γⱼ, of full rank, with one bank of frozen random bases for the whole model; the diagonals Λ and Γ train.
- * Albert et al. 2025, arXiv:2502.00987. Bases and scales are paired as PEFT does, which is another order than the paper's.
+ * Albert et al. 2025, arXiv:2502.00987. Bases and scales are paired as PEFT does unless `pairing` says as the paper; such an adapter only strut reads.
  *
  * @example
  * const tuned = await adapt(model, randlora, { r: 8, randloraAlpha: 160 });
@@ -117,6 +141,7 @@ export const randlora = adapter({
   },
   layout: {
     type: "RANDLORA",
+    own: { pairing: "peft" },
     tensors: { linear: { lambda: "randlora_lambda", gamma: "randlora_gamma" } },
     shared: { A: "randlora_A", B: "randlora_B" },
     storesShared: (o) => o["saveProjection"] === true,

@@ -79,9 +79,10 @@ const targetingOf = (model: Model, { coverage, targeting: t, ...set }: AttachedA
 /** adapter_config.json of an adapter: what it was read with, and what strut knows, under PEFT's names. */
 export function peftConfigOf(model: Model, set: AttachedAdapter, held: AttachedAdapter): PeftConfig {
   const { definition, options, siteOptions, raw = {} } = set;
-  const { type, options: names = {}, fixed = {}, config } = definition.layout;
+  const { type, options: names = {}, fixed = {}, own = {}, config } = definition.layout;
   if (!type) throw new StrutError("peft-config", `PEFT has no type for ${set.method}`, { hint: "Merge the adapter, or convert it to a LoRA." });
   const named = Object.keys(definition.options.shape)
+    .filter((key) => !(key in own))
     .map((key) => [names[key] ?? snake(key), options[key]] as const)
     .filter(([key]) => type !== "LORA" || loraKeys.includes(key));
   const pattern = (key: string): Record<string, number> =>
@@ -202,8 +203,9 @@ export const saveAdapters = (model: Model, folder: string, options: { overwrite?
 function contentsOf(model: Model, name: string, convert = false): AdapterContents {
   const held = convert ? converted(required(model, name)) : required(model, name);
   const set = finished(model, held);
-  const { type, beside } = set.definition.layout;
-  const peft = type ? peftConfigOf(model, set, held) : undefined;
-  const own = !type || beside ? ownConfigOf(model, set) : undefined;
+  const { type, beside, own: ours = {} } = set.definition.layout;
+  const known = type && Object.entries(ours).every(([key, value]) => set.options[key] === value);
+  const peft = known ? peftConfigOf(model, set, held) : undefined;
+  const own = !known || beside ? ownConfigOf(model, set) : undefined;
   return { ...(peft ? { peft } : {}), ...(own ? { own } : {}), tensors: tensorsOf(model, set, peft) };
 }

@@ -204,6 +204,7 @@ export const sheets: Readonly<Record<string, Sheet>> = {
       { r: 2, randloraAlpha: 3 },
       { r: 3, randloraAlpha: 3, randloraDropout: 0.4 },
       { r: 4, randloraAlpha: 2, sparse: true },
+      { r: 2, randloraAlpha: 2, pairing: "paper" },
       { r: 20, saveProjection: false, verySparse: true },
     ],
     totals: [{ says: 'randlora.md: "Llama-3.2-3B q,v r32: 9,289,728"', options: { r: 32 }, sites: llama3B, total: 9_289_728 }],
@@ -259,6 +260,7 @@ export const sheets: Readonly<Record<string, Sheet>> = {
       { r: 1, validR: 1, dropout: 0 },
       { r: 2, validR: 2, privateR: 1, dropout: 0.3 },
       { r: 2, validR: 2, pairDissociation: false },
+      { r: 2, validR: 2, balanced: true },
     ],
     totals: (
       [
