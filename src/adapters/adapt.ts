@@ -107,7 +107,7 @@ export function copiedLeaves(
   };
   const everywhere = [...model.layers.values()].every(({ site, spec }) => !site || matches.matched.includes(spec.path));
   for (const [path, layer] of model.layers) {
-    const isSaved = matches.saved.some((saved) => path === saved || path.startsWith(`${saved}.`));
+    const isSaved = matches.saved.some((saved) => path === saved || path.startsWith(`${saved}.`)) || (trained.norms && !layer.site && everywhere);
     // norms go with the whole model
     const isOwn = layer.site ? matches.matched.includes(path) : everywhere;
     if (isSaved || (trained.weight && isOwn)) copy(`${path}.weight`, layer.weight);
@@ -316,7 +316,7 @@ export async function adapt<O extends z.ZodObject, P extends Params, S extends P
   }
   if (tied) entries.set(tied.head, entries.get(tied.embedding)!);
   const copies = copiedLeaves(base, name, on, targeting, method.copies);
-  if (method.copies && copies.size === 0)
+  if ((method.copies?.weight || method.copies?.bias) && copies.size === 0)
     throw new StrutError("targets", `${method.id} trains ${method.copies.weight ? "weights" : "biases"}, and none of the modules has any`, {
       hint: "Choose other targets, or another method.",
     });

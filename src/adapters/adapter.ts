@@ -63,8 +63,8 @@ export interface AdapterLayout {
  * `forward` is for what is not, or what is cheaper or noisier in training.
  */
 export interface Adapter<O extends z.ZodObject = z.ZodObject, P extends Params = Params, S extends Params = Params> extends Method<O> {
-  /** Base leaves of the targeted modules (of all, where no targets are given) that train as copies: weights, biases or both. */
-  readonly copies?: { readonly weight?: boolean; readonly bias?: boolean };
+  /** Base leaves of the targeted modules (of all, where no targets are given) that train as copies: weights, biases or both; or the norms alone, where every matrix is targeted. */
+  readonly copies?: { readonly weight?: boolean; readonly bias?: boolean; readonly norms?: boolean };
   /** Kinds of sites it can sit on. */
   readonly kinds: readonly Site["kind"][];
   /** Pools and banks: one parameter, one optimiser entry, one key in the file. */

@@ -1,16 +1,16 @@
 import { beforeAll, describe, expect, it } from "vitest";
-import { inFolder } from "../../test/laws/scaffolds.ts";
+import { baseOf, inFolder, scaffolds } from "../../test/laws/scaffolds.ts";
 import { linearSite, numbers, reloaded } from "../../test/support/site.ts";
 import { tinyBatches, tinyModel } from "../../test/support/tiny-model.ts";
 import { leaf } from "../../test/support/gradients.ts";
 import { polar, svd } from "../linalg/index.ts";
-import { forward, type Model } from "../models/index.ts";
+import { forward, parameters, type Model } from "../models/index.ts";
 import type { State } from "../nn/contracts.ts";
 import { parseOptions } from "../nn/options.ts";
 import { sgd } from "../optimizers/index.ts";
 import { noGrad, Parameter, Rng, start, tensor, toBytes, type Tensor } from "../tensor/index.ts";
 import { train, type TrainOptions } from "../training/index.ts";
-import { adapt, attachedTo, fullFineTuning, merge, sara } from "./index.ts";
+import { adapt, attachedTo, bitfit, fullFineTuning, merge, sara } from "./index.ts";
 import { saraLearningRate } from "./sara.ts";
 
 beforeAll(() => start());
@@ -243,5 +243,98 @@ describe("SaRA", () => {
       (await numbers(values)).some((x) => x < 0),
       "small weights keep their sign",
     ).toBe(true);
+  });
+});
+
+describe("SaRA on all parameters", () => {
+  const threshold = 0.15;
+  const course: TrainOptions = { batches: [{ ids: [[1, 2, 3, 4, 5, 6]] }], steps: 4, learningRate: 0.02, weightDecay: 0.1 };
+  const gpt2 = async (): Promise<Model> => (await baseOf(scaffolds[3]!)).model;
+  const all = async (given: Record<string, unknown> = {}): Promise<Model> => adapt(await gpt2(), sara, { threshold, ...given });
+  const leavesOf = async (model: Model): Promise<Map<string, number[]>> => {
+    const found = new Map<string, number[]>();
+    for (const [name, leaf] of parameters(model)) found.set(name, await numbers(leaf));
+    return found;
+  };
+
+  it("moves what is below the threshold in matrices, biases and norms, and nothing else by a bit, merged or saved and loaded", async () => {
+    const model = await all();
+    await train(model, course);
+    const [before, after] = [await leavesOf(await gpt2()), await leavesOf(merge(model))];
+    const moved = new Set<string>();
+    for (const [name, values] of before)
+      values.forEach((value, i) => {
+        if (Math.abs(value) >= Math.fround(threshold)) expect(after.get(name)![i], name).toBe(value);
+        else if (after.get(name)![i] !== value) moved.add(name);
+      });
+    for (const name of ["transformer.wte.weight", "transformer.h.0.attn.c_attn.weight", "transformer.h.0.attn.c_attn.bias", "transformer.h.0.ln_1.bias"])
+      expect(moved).toContain(name);
+    expect(moved.size).toBeGreaterThan(0.7 * before.size);
+    const { model: loaded } = await reloaded(await gpt2(), model, sara);
+    expect(await leavesOf(merge(loaded))).toEqual(after);
+  });
+
+  it("freezes at the switch what grew past the threshold, in biases and norms too, and resumes to the same bits behind it", async () => {
+    const seen: Map<string, number[]>[] = [];
+    const look = (of: Model) => ({ afterStep: async () => void seen.push(await leavesOf(merge(of))) });
+    const run = { ...course, steps: 6, learningRate: 0.05 };
+    const whole = await all({ progressiveIter: 3 });
+    await train(whole, { ...run, regimes: [look(whole)] });
+    const frozen = new Set<string>();
+    for (const [name, values] of await leavesOf(await gpt2()))
+      values.forEach((start, i) => {
+        const [at, end] = [seen[2]!.get(name)![i]!, seen[5]!.get(name)![i]!];
+        if (Math.abs(start) >= threshold || Math.abs(at) < threshold) return;
+        frozen.add(name.replace(/.*\.(ln_\w+|c_\w+|wte|wpe|lm_head)\./, "$1."));
+        expect(Math.abs(end - at), name).toBeLessThan(1e-7);
+      });
+    expect([...frozen]).toEqual(expect.arrayContaining(["c_attn.weight", "c_attn.bias", "ln_1.bias"]));
+    await inFolder(async (dir) => {
+      const stop = new AbortController();
+      const until = { afterStep: ({ step }: { step: number }) => void (step === 3 && stop.abort()) };
+      await train(await all({ progressiveIter: 3 }), { ...run, regimes: [until], signal: stop.signal, checkpoint: { dir } });
+      const again = await all({ progressiveIter: 3 });
+      await train(again, { ...run, regimes: [{}], checkpoint: { dir }, resume: true });
+      expect(await leavesOf(merge(again))).toEqual(await leavesOf(merge(whole)));
+    });
+  });
+
+  it("clips by the gradient of what trains alone", async () => {
+    const model = await all({ progressiveIter: 0 });
+    let squares = 0;
+    const norms: number[] = [];
+    await train(model, {
+      ...course,
+      steps: 1,
+      regimes: [
+        {
+          async afterBackward(t) {
+            const set = attachedTo(model, "default")!;
+            for (const { values, biasValues } of [...set.entries.values()] as Record<string, Parameter>[])
+              for (const w of [values, biasValues]) if (w) squares += (await numbers(t.gradient(w)!)).reduce((total, g) => total + g * g, 0);
+            for (const [leaf, w] of set.copies) {
+              const [gradient, base] = [await numbers(t.gradient(w)!), await numbers(parameters(model).get(leaf)!)];
+              gradient.forEach((g, i) => (Math.abs(base[i]!) >= threshold ? expect(g + 0).toBe(0) : (squares += g * g)));
+            }
+          },
+        },
+      ],
+      onEvent: (event) => void (event.event === "step" && norms.push(event.gradNorm)),
+    });
+    expect(norms[0]).toBeCloseTo(Math.sqrt(squares), 5);
+  });
+
+  it("leaves norms alone where some matrices are left out, and tells another base by its bias alone", async () => {
+    const some = await adapt(await gpt2(), sara, { threshold }, { targets: ["c_attn"] });
+    expect([...attachedTo(some, "default")!.copies.keys()]).toEqual([]);
+    const other = merge(await adapt(await gpt2(), bitfit));
+    const { bias } = other.layers.get("transformer.h.0.attn.c_attn")!;
+    bias!.assign(
+      tensor(
+        (await numbers(bias!)).map((b) => b + 1),
+        bias!.shape,
+      ),
+    );
+    await expect(reloaded(other, some, sara)).rejects.toThrow(/is not the matrix that was trained/);
   });
 });

@@ -4,30 +4,43 @@ import { fingerprint } from "../data/batches.ts";
 import { polar } from "../linalg/index.ts";
 import type { Regime, Site, Training } from "../nn/contracts.ts";
 import { dense } from "../operators/index.ts";
-import { copyOf, hostNumbers, noGrad, ones, Parameter, putAdd, reshape, scale, take, tensor, zeros, type Tensor } from "../tensor/index.ts";
+import { copyOf, hostNumbers, noGrad, ones, Parameter, putAdd, reshape, scale, sub, take, tensor, zeros, type Tensor } from "../tensor/index.ts";
 import { hostView } from "../tensor/tensor.ts";
 import { adapter, atEvery } from "./adapter.ts";
 
 const options = z.object({
   threshold: z.number().nonnegative().default(2e-3).describe("weights smaller than this train; defaults to 2e-3"),
-  share: z.number().gt(0).max(1).optional().describe("share of each matrix that trains, its smallest weights, in place of the threshold"),
+  share: z.number().gt(0).max(1).optional().describe("share of each matrix, bias and norm that trains, its smallest weights, in place of the threshold"),
   progressiveIter: z.int().default(-1).describe("step at which weights that have grown past the threshold are frozen; negative for never; defaults to -1"),
   lambdaRank: z.number().nonnegative().default(0).describe("pull on the nuclear norm of one random matrix's trained weights a step; defaults to 0"),
   leastSide: z.int().nonnegative().default(64).describe("matrices must be wider than this for that pull; defaults to 64"),
   leastCount: z.int().nonnegative().default(100).describe("and have more trained weights than this; defaults to 100"),
 });
 type Options = z.output<typeof options>;
-/** Trained weights and where they lie, flat; `open` is 0 for those that were frozen on the way, `edge` the site's threshold, absent where all train by share. */
-type Params = { values: Tensor; index: Tensor; open: Tensor; edge?: Tensor; base?: Tensor };
+/**
+ * Trained weights and where they lie, flat; `open` is 0 for those that were frozen on the way, `edge` the threshold, absent where all train
+ * by share. The same of the site's bias.
+ */
+type Params = { values: Tensor; index: Tensor; open: Tensor; edge?: Tensor; base?: Tensor } & Partial<
+  Record<`bias${"Values" | "Index" | "Open" | "Edge"}`, Tensor>
+>;
 
 const floats = (x: Tensor): Float32Array => hostNumbers(x) as Float32Array;
 
 /** The learning rate that goes with a threshold: 10⁻³·exp(−350·τ). */
 export const saraLearningRate = (threshold: number): number => 1e-3 * Math.exp(-350 * threshold);
 
-/** Tells a base matrix from others. */
+/** Places of the weights that train, in order, and the size at which one is frozen: by share the smallest that does not train. */
+function chosen(x: Tensor, o: Options): { places: number[]; edge: number | undefined } {
+  const sizes = floats(x).map(Math.abs);
+  const order = [...sizes.keys()].sort((a, b) => sizes[a]! - sizes[b]! || a - b);
+  const count = o.share === undefined ? order.filter((i) => sizes[i]! < o.threshold).length : Math.round(o.share * sizes.length);
+  return { places: order.slice(0, count).sort((a, b) => a - b), edge: o.share === undefined ? o.threshold : sizes[order[count]!] };
+}
+
+/** Tells a base matrix and its bias from others. */
 function hashOf(site: Site): Tensor {
-  const digits = fingerprint(floats(noGrad(() => site.weight.toDense())));
+  const digits = fingerprint(floats(noGrad(() => site.weight.toDense())), ...(site.bias ? [floats(site.bias)] : []));
   return tensor([Number.parseInt(digits.slice(0, 8), 16) | 0, Number.parseInt(digits.slice(8), 16) | 0], [2], "i32");
 }
 
@@ -51,30 +64,71 @@ async function pull(t: Training<Params>, o: Options): Promise<void> {
   at.forEach((place, i) => (to[i]! += o.lambdaRank * direction[place]!));
 }
 
+/** A parameter of which only the open entries move, and the size at which an entry is frozen at the switch. */
+interface Guarded {
+  readonly w: Parameter;
+  readonly open: Tensor;
+  readonly edge: number;
+}
+
+/** All that a run guards: weights and biases of sites, and whole copies of norms, whose flags are in `kept`. */
+function guardedBy(t: Training<Params>, o: Options, kept: Record<string, Tensor>): Guarded[] {
+  const edgeOf = (edge: Tensor | undefined): number => (edge ? floats(edge)[0]! : Infinity);
+  const found: Guarded[] = t.views.flatMap(({ params: p }) => [
+    { w: p.values as Parameter, open: p.open, edge: edgeOf(p.edge) },
+    ...(p.biasValues ? [{ w: p.biasValues as Parameter, open: p.biasOpen!, edge: edgeOf(p.biasEdge) }] : []),
+  ]);
+  const set = [...t.model.adapters.values()].find(({ live }) => live === t.live);
+  for (const [leaf, w] of set?.copies ?? []) {
+    if (t.sites.some(({ path }) => leaf.startsWith(`${path}.`))) continue;
+    const { places, edge = Infinity } = chosen(t.parameters.get(leaf)!, o);
+    kept[leaf] ??= putAdd(zeros(w.shape), tensor(places, [places.length], "i32"), ones([places.length]));
+    found.push({ w, open: kept[leaf], edge });
+  }
+  return found;
+}
+
 function regime(o: Options): Regime<Params> {
-  let before: Map<Tensor, Float32Array> | undefined;
+  const kept: Record<string, Tensor> = {};
+  let run: Training<Params> | undefined;
+  let guarded = new Map<Parameter, Guarded>();
+  let before = new Map<Parameter, Float32Array>();
+  const flags = ({ open }: Guarded): Float32Array => hostView(open) as Float32Array;
   return {
+    state: kept,
+    beforeForward(t) {
+      if (run === t) return;
+      run = t;
+      guarded = new Map(guardedBy(t, o, kept).map((one) => [one.w, one]));
+    },
+    // clipping sees the gradient of what trains alone
+    onGradient(_t, w, g) {
+      const one = guarded.get(w);
+      if (!one) return;
+      const [gradient, open] = [hostView(g) as Float32Array, flags(one)];
+      for (let i = 0; i < gradient.length; i++) gradient[i]! *= open[i]!;
+    },
     async beforeStep(t) {
       if (t.step === o.progressiveIter && o.progressiveIter >= 0)
-        for (const { params } of t.views) {
-          const [values, open, edge] = [floats(params.values), hostView(params.open) as Float32Array, params.edge ? floats(params.edge)[0]! : Infinity];
-          values.forEach((value, i) => (open[i] = open[i] === 1 && Math.abs(value) < edge ? 1 : 0));
+        for (const one of guarded.values()) {
+          const [values, open] = [floats(one.w), flags(one)];
+          values.forEach((value, i) => (open[i] = open[i] === 1 && Math.abs(value) < one.edge ? 1 : 0));
         }
       if (o.lambdaRank > 0) await pull(t, o);
-      before = new Map(t.views.map(({ params }) => [params.values, floats(params.values).slice()]));
+      before = new Map([...guarded.keys()].map((w) => [w, floats(w)]));
     },
-    afterStep({ views }) {
-      for (const { params } of views) {
-        const [values, open, old] = [hostView(params.values) as Float32Array, floats(params.open), before!.get(params.values)!];
+    afterStep() {
+      for (const one of guarded.values()) {
+        const [values, open, old] = [hostView(one.w) as Float32Array, flags(one), before.get(one.w)!];
         for (let i = 0; i < values.length; i++) if (open[i] === 0) values[i] = old[i]!;
       }
-      before = undefined;
+      before.clear();
     },
   };
 }
 
 /**
- * SaRA: the weights of a matrix that are smaller than a threshold train, all larger ones stay as they are, bit for bit; those that
+ * SaRA: the weights that are smaller than a threshold train, of biases too, and of norms where every matrix is targeted; all larger ones stay as they are, bit for bit; those that
  * grow past it can be frozen on the way. Hu et al. 2025, arXiv:2409.06633. Only the trained weights and their places are stored.
  *
  * @example
@@ -86,23 +140,42 @@ export const sara = adapter({
   paper: "arXiv:2409.06633",
   kinds: ["linear", "conv2d", "embedding"],
   options,
+  // of norms the entries that the threshold or the share chooses
+  copies: { norms: true },
+  defaults: (_o, layers) => ({ targets: layers.filter(({ kind }) => kind !== "norm").map(({ path }) => path) }),
   init(site, o, { dtype }): Params {
-    const W = copyOf(site.weight.toDense());
-    const sizes = floats(W).map(Math.abs);
-    const order = [...sizes.keys()].sort((a, b) => sizes[a]! - sizes[b]! || a - b);
-    const count = o.share === undefined ? order.filter((i) => sizes[i]! < o.threshold).length : Math.max(1, Math.round(o.share * sizes.length));
-    const index = order.slice(0, count).sort((a, b) => a - b);
-    if (index.length === 0)
-      throw new StrutError("option", `sara: no weight of ${site.path} is below the threshold ${o.threshold}, so nothing would train`, {
-        path: "threshold",
-        hint: "Raise the threshold, or give a share.",
-      });
-    const at = tensor(index, [index.length], "i32");
-    // by share the threshold is the smallest weight that does not train
-    const edge = o.share === undefined ? o.threshold : sizes[order[count]!];
-    return { values: copyOf(take(W, at)), index: at, open: ones([index.length], dtype), ...(edge === undefined ? {} : { edge: tensor([edge], [1], dtype) }) };
+    const part = (x: Tensor) => {
+      const { places, edge } = chosen(x, o);
+      const index = tensor(places, [places.length], "i32");
+      return { values: copyOf(take(x, index)), index, open: ones([places.length], dtype), edge: edge === undefined ? undefined : tensor([edge], [1], dtype) };
+    };
+    const { edge, ...own } = part(copyOf(site.weight.toDense()));
+    if (own.index.size === 0)
+      throw new StrutError(
+        "option",
+        o.share === undefined
+          ? `sara: no weight of ${site.path} is below the threshold ${o.threshold}, so nothing would train`
+          : `sara: a share of ${o.share} is less than one weight of ${site.path}, so nothing would train`,
+        { path: o.share === undefined ? "threshold" : "share", hint: "Raise the threshold or the share, or choose other targets." },
+      );
+    const bias = site.bias ? part(site.bias) : undefined;
+    return {
+      ...own,
+      ...(edge ? { edge } : {}),
+      ...(bias && bias.index.size > 0
+        ? { biasValues: bias.values, biasIndex: bias.index, biasOpen: bias.open, ...(bias.edge ? { biasEdge: bias.edge } : {}) }
+        : {}),
+    };
   },
   weight: (p: Params, site) => dense(weightOf(p, site)),
+  bias({ biasValues, biasIndex }: Params, { bias }) {
+    if (!biasValues || !bias) return undefined;
+    const change = sub(
+      biasValues,
+      noGrad(() => take(bias, biasIndex!)),
+    );
+    return putAdd(zeros(bias.shape, bias.dtype as "f32"), biasIndex!, change);
+  },
   regime,
   finish: (p, site) => ({ params: { ...p, base: hashOf(site) } }),
   verify({ base }, site) {
@@ -112,7 +185,17 @@ export const sara = adapter({
       });
   },
   layout: {
-    tensors: atEvery({ values: "sara_values", index: "sara_indices", open: "sara_open", edge: "sara_threshold", base: "sara_base" }),
-    frozen: ["open", "edge"],
+    tensors: atEvery({
+      values: "sara_values",
+      index: "sara_indices",
+      open: "sara_open",
+      edge: "sara_threshold",
+      base: "sara_base",
+      biasValues: "sara_bias_values",
+      biasIndex: "sara_bias_indices",
+      biasOpen: "sara_bias_open",
+      biasEdge: "sara_bias_threshold",
+    }),
+    frozen: ["open", "edge", "biasOpen", "biasEdge"],
   },
 });

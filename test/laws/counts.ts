@@ -1,7 +1,7 @@
 import { factorization } from "../../src/adapters/index.ts";
 import type { Site } from "../../src/nn/contracts.ts";
 
-type Shape = Pick<Site, "out" | "in" | "kind"> & Partial<Pick<Site, "path" | "conv">>;
+type Shape = Pick<Site, "out" | "in" | "kind"> & Partial<Pick<Site, "path" | "conv" | "bias">>;
 
 const areaOf = ({ conv }: Shape): number => (conv ? conv.kernel[0] * conv.kernel[1] : 1);
 // oxlint-disable-next-line typescript/no-explicit-any -- each method's own options
@@ -18,7 +18,7 @@ export interface Sheet {
   /** Scaffolds on which the method has nothing to train, or nothing that can be felt. */
   readonly skips?: readonly string[];
   /** Trainable numbers of the copies of all targeted layers, given what each holds; a tied weight counts once. */
-  copies?(layers: readonly { weight: number; bias: number }[]): number;
+  copies?(layers: readonly { weight: number; bias: number; norm: boolean }[]): number;
   /** The option that is a rank, if one is. */
   readonly rank?: string;
   /** Options that fit tiny sites; the first runs on every scaffold, all run on the first. */
@@ -374,8 +374,9 @@ export const sheets: Readonly<Record<string, Sheet>> = {
   },
   sara: {
     says: 'sara.md: "trainable vector θ_M = θ[M] (nnz)"',
-    count: ({ out, in: inner }, o) => Math.max(1, Math.round(o["share"] * out * inner)),
-    variants: [{ share: 0.3 }, { share: 0.5, progressiveIter: 1, lambdaRank: 0.1, leastSide: 0, leastCount: 0 }],
+    count: ({ out, in: inner, bias }, o) => [out * inner, bias?.size ?? 0].reduce((sum, n) => sum + Math.round((o["share"] ?? 1) * n), 0),
+    copies: (layers) => layers.reduce((total, { weight, bias, norm }) => total + (norm ? weight + bias : 0), 0),
+    variants: [{ share: 0.6 }, { threshold: 99 }, { share: 0.5, progressiveIter: 1, lambdaRank: 0.1, leastSide: 0, leastCount: 0 }],
   },
   pissa: {
     says: '_lora-baselines.md: "LoRA on residual base"',

@@ -117,7 +117,10 @@ export const adapterLaws: readonly Law[] = [
       expect(count(set.shared), "shared").toBe(sheet.shared?.(sites, set.options) ?? 0);
       const once = [...adapterParameters(set).values()].filter((p) => p.trainable);
       const layers = [...rest.base.layers.values()];
-      const copied = sheet.copies?.(layers.map(({ spec, weight, bias }) => ({ weight: spec.tiedTo ? 0 : weight.size, bias: bias?.size ?? 0 }))) ?? 0;
+      const copied =
+        sheet.copies?.(
+          layers.map(({ spec, weight, bias }) => ({ weight: spec.tiedTo ? 0 : weight.size, bias: bias?.size ?? 0, norm: spec.kind === "norm" })),
+        ) ?? 0;
       expect(once.reduce((total, p) => total + p.size, 0)).toBe(
         sites.reduce((total, site) => total + sheet.count(site, set.options), 0) + (sheet.shared?.(sites, set.options) ?? 0) + copied,
       );
@@ -212,7 +215,7 @@ export const adapterLaws: readonly Law[] = [
   {
     name: "a site's values do not depend on other sites",
     async check(subject) {
-      if (subject.method.copies) return; // it has no values at sites
+      if (subject.method.copies?.weight || subject.method.copies?.bias) return; // it has no values at sites
       const all = subject.sites.map(({ path }) => path);
       const { method, drewAtSites } = watched(subject.method);
       const values = async (targets: readonly string[], path: string): Promise<Map<string, Uint8Array>> => {
