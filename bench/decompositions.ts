@@ -1,4 +1,4 @@
-import { eigh, qr, randomizedSvd, svd } from "strut/linalg";
+import { eigh, lu, qr, randomizedSvd, svd } from "strut/linalg";
 import { add, matmul, mul, noGrad, Rng, scale, scope, sub, sumSquares, tensor, transpose, type Tensor } from "strut/tensor";
 import { bench, type Options } from "./measure.ts";
 
@@ -16,6 +16,7 @@ export async function decompositions(options: Options): Promise<void> {
     await bench(options, "svd", `${m}x${n}`, () => scope(async () => void (await svd(a))), { runs: 3 });
   }
   const square = rng.normal([1024, 1024], 1);
+  await bench(options, "lu", "1024x1024", () => scope(async () => void (await lu(square))));
   await bench(options, "qr", "1024x1024", () => scope(async () => void (await qr(square))));
   const symmetric = add(square, transpose(square));
   await bench(options, "eigh", "1024x1024", () => scope(async () => void (await eigh(symmetric))));

@@ -21,6 +21,7 @@ export default {
       await row("singular values, LoLDU r 48", spectrum, loldu, whole, course),
       await row("singular values, SVFit r 48", spectrum, svfit, { r: 48 }, course),
       await row("full rank, LoLDU r 48", full, loldu, whole, course),
+      await row("full rank, SVFit r 48", full, svfit, { r: 48 }, course),
       await row("full rank, LoRA r 1", full, lora, { r: 1, alpha: 1 }, course),
     ];
   },

@@ -15,7 +15,7 @@ export default {
     const mlp = await residualMlp();
     const course = { steps: 400, learningRate: [3e-3, 1e-2] };
     const shared = (label: string, options: Readonly<Record<string, unknown>> & { r: number }) =>
-      row(label, mlp, mos, { alpha: options.r, ...options }, course, "higher");
+      row(label, mlp, mos, { alpha: options.r, dropout: 0, ...options }, course, "higher");
     return [
       await row("LoRA r1", mlp, lora, { r: 1, alpha: 1 }, course, "higher"),
       await shared("MoS e1 r4 l4", { validR: 1, r: 4, numChunkPerVec: 4 }),

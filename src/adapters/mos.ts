@@ -12,7 +12,7 @@ const options = z.object({
   privateR: z.int().nonnegative().default(0).describe("ranks of which each site has shards of its own; defaults to 0"),
   numChunkPerVec: z.int().positive().default(1).describe("shards that make up one row; must divide both sides of the matrices; defaults to 1"),
   alpha: z.number().default(16).describe("the update is scaled by alpha / r; defaults to 16"),
-  dropout: loraOptions.shape.dropout,
+  dropout: loraOptions.shape.dropout.unwrap().default(0.1).describe("probability of zeroing an input of the update in training; defaults to 0.1"),
   balanced: z
     .boolean()
     .default(false)

@@ -84,6 +84,21 @@ describe("nola", () => {
     expect(after).toBe(new Rng(8).random());
   });
 
+  it.each(["strut", "torch-cpu"] as const)("answers and learns the same with its matrices cached (%s)", async (generator) => {
+    const site = siteOf(7, 5);
+    const given = { r: 2, numBasis: 70, generator };
+    const p = { ...initial(site, optionsOf(given)), a: new Parameter(new Rng(4).normal([70], 1, "f64")), b: new Parameter(new Rng(5).normal([70], 1, "f64")) };
+    const results = [];
+    for (const cacheBases of [false, true, true]) {
+      const update = factors(p, site, optionsOf({ ...given, cacheBases })).toDense();
+      const change = await numbers(update);
+      const gradients = backward(sum(mul(update, new Rng(3).normal([7, 5], 1, "f64"))));
+      results.push([change, await numbers(gradients.get(p.a)!), await numbers(gradients.get(p.b)!)]);
+    }
+    expect(results[1]).toEqual(results[0]);
+    expect(results[2]).toEqual(results[0]);
+  });
+
   it("has rank r at most, however many matrices are mixed", async () => {
     const [site, o] = [siteOf(9, 8), optionsOf({ r: 2, numBasis: 60 })];
     const p = { ...initial(site, o), a: new Rng(4).normal([60], 1, "f64"), b: new Rng(5).normal([60], 1, "f64") };

@@ -6,6 +6,7 @@ import {
   customGradient,
   gemmInto,
   hostNumbers,
+  keep,
   reshape,
   Rng,
   scale,
@@ -37,6 +38,7 @@ const options = z.object({
     .enum(["strut", "torch-cpu"])
     .default("strut")
     .describe("what draws the matrices from their seed: counters, or torch's generator on a CPU; defaults to strut"),
+  cacheBases: z.boolean().default(false).describe("keep the matrices once they are drawn, numBasis times the memory of A and B; defaults to false"),
 });
 type Options = z.output<typeof options>;
 type Params = { a: Tensor; b: Tensor; seedA: Tensor; seedB: Tensor; A0?: Tensor };
@@ -44,39 +46,47 @@ type Params = { a: Tensor; b: Tensor; seedA: Tensor; seedB: Tensor; A0?: Tensor 
 /** Matrices that are drawn at a time. */
 const CHUNK = 32;
 
+/** Matrices that are kept, by the tensor of their seed. */
+const kept = new WeakMap<Tensor, Tensor[]>();
+
 /** Calls `use` with the k random matrices of a seed, uniform in ±1/√k, some at a time: [count, rows·cols] and the first one's number. */
-function forBases(seed: number, k: number, size: number, dtype: Real, generator: Options["generator"], use: (W: Tensor, first: number) => void): void {
-  const [counters, torch] = [new Rng(seed).fork("nola"), new TorchRng(seed)];
-  for (let first = 0; first < k; first += CHUNK) {
+function forBases(seed: Tensor, k: number, size: number, dtype: Real, { generator, cacheBases }: Options, use: (W: Tensor, first: number) => void): void {
+  const chunks = kept.get(seed) ?? [];
+  const number = Number(hostNumbers(seed)[0]);
+  const [counters, torch] = [new Rng(number).fork("nola"), new TorchRng(number)];
+  const draw = (first: number): Tensor => {
     const shape = [Math.min(CHUNK, k - first), size];
+    return scale(generator === "strut" ? counters.fork(`${first}`).uniform(shape, 1, dtype) : cast(torch.uniform(shape, -1, 1), dtype), 1 / Math.sqrt(k));
+  };
+  for (let first = 0; first < k; first += CHUNK)
     scope(() => {
-      const drawn = generator === "strut" ? counters.fork(`${first}`).uniform(shape, 1, dtype) : cast(torch.uniform(shape, -1, 1), dtype);
-      use(scale(drawn, 1 / Math.sqrt(k)), first);
+      const at = first / CHUNK;
+      if (cacheBases) chunks[at] ??= keep(draw(first));
+      use(chunks[at] ?? draw(first), first);
     });
-  }
+  if (cacheBases) kept.set(seed, chunks);
 }
 
-/** Σ cᵢ·Wᵢ, the Wᵢ drawn again in backward: neither pass keeps them. */
-function mixture(c: Tensor, seed: number, shape: readonly [number, number], { generator }: Options): Tensor {
+/** Σ cᵢ·Wᵢ, the Wᵢ drawn again in backward unless they are cached: neither pass keeps them. */
+function mixture(c: Tensor, seed: Tensor, shape: readonly [number, number], o: Options): Tensor {
   const [k, size, dtype] = [c.size, shape[0] * shape[1], c.dtype as Real];
   return customGradient(
     [c],
     (coefficients) => {
       const total = zeros([1, size], dtype);
-      forBases(seed, k, size, dtype, generator, (W, first) => {
+      forBases(seed, k, size, dtype, o, (W, first) => {
         gemmInto(total, reshape(slice(coefficients, 0, first, first + W.shape[0]!), [1, W.shape[0]!]), W, { beta: 1 });
       });
       return reshape(total, shape);
     },
     (G) => {
       const gradient = zeros([k, 1], dtype);
-      forBases(seed, k, size, dtype, generator, (W, first) => gemmInto(slice(gradient, 0, first, first + W.shape[0]!), W, reshape(G, [size, 1])));
+      forBases(seed, k, size, dtype, o, (W, first) => gemmInto(slice(gradient, 0, first, first + W.shape[0]!), W, reshape(G, [size, 1])));
       return [reshape(gradient, [k])];
     },
   );
 }
 
-const numberOf = (seed: Tensor): number => Number(hostNumbers(seed)[0]);
 const seedTensor = (seed: number): Tensor => tensor([seed], [1], "i32");
 
 /**
@@ -105,8 +115,8 @@ export const nola = adapter({
     };
   },
   update({ a, b, seedA, seedB, A0 }: Params, site, o) {
-    const mixed = mixture(a, numberOf(seedA), [o.r, site.in], o);
-    return lowRank(mixture(b, numberOf(seedB), [site.out, o.r], o), A0 ? add(A0, mixed) : mixed, o.alpha / o.r);
+    const mixed = mixture(a, seedA, [o.r, site.in], o);
+    return lowRank(mixture(b, seedB, [site.out, o.r], o), A0 ? add(A0, mixed) : mixed, o.alpha / o.r);
   },
   layout: {
     tensors: atEvery({ a: "nola_A.coefficients", b: "nola_B.coefficients", seedA: "nola_A.seed", seedB: "nola_B.seed", A0: "nola_A.weight" }),

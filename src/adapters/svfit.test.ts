@@ -136,6 +136,27 @@ describe("svfit", () => {
     expect(index.every((at) => at % 6 !== 0 && at < 25)).toBe(true);
   });
 
+  it("at the top places trains those off the diagonal where left and right singular vectors are most alike", async () => {
+    const { p } = await made({ r: 4, pattern: "top", offDiagonals: 1 }, withSingularValues(5, 5, SIGMA, 3));
+    const alike = product(transposed(await fromTensor(p.U)), await fromTensor(p.V)).values.map(Math.abs);
+    const index = await numbers(p.index!);
+    const left = alike.map((_, at) => at).filter((at) => at % 5 !== 0 && !index.includes(at));
+    expect(index.length).toBe(4 * 3 - 2 - 4);
+    expect(index.every((at) => at % 5 !== 0)).toBe(true);
+    expect(Math.min(...index.map((at) => alike[at]!))).toBeGreaterThan(Math.max(...left.map((at) => alike[at]!)));
+    await expect(made({ r: 4, pattern: "top" })).rejects.toThrow(/is 7×5, not square/);
+  });
+
+  it.each([{}, { relative: true }])("counts singular values below 0 as 0 where told to, %o", async (given) => {
+    const W = withSingularValues(7, 5, SIGMA, 3);
+    const { p, update } = await made({ r: 5, nonNegative: true, ...given }, W);
+    const z = [3, -9, 1, -0.5, 2];
+    put(p.z, "relative" in given ? z.map((value, i) => value / SIGMA[i]! - 1) : z);
+    const [U, V, change] = [await fromTensor(p.U), await fromTensor(p.V), await fromTensor(update())];
+    const merged = plain(7, 5, (i, j) => W.values[i * 5 + j]! + change.values[i * 5 + j]!);
+    expect(distance(product(product(transposed(U), merged), V), diagonal(z.map((value) => Math.max(0, value))))).toBeLessThan(1e-12);
+  });
+
   it("keeps decay from the singular values, and lets it pull relative ones back to the base", async () => {
     const sizes = async (given: object, weightDecay: number) => {
       const model = await adapt(tinyModel(), svfit, { r: 2, ...given }, { targets: ["q_proj"] });

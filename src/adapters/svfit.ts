@@ -1,7 +1,24 @@
 import { z } from "zod";
+import { StrutError } from "../errors.ts";
 import { svd } from "../linalg/index.ts";
 import { coredLowRank } from "../operators/index.ts";
-import { copyOf, mul, putAdd, reshape, slice, sub, tensor, transpose, zeros, type Parameter, type Tensor } from "../tensor/index.ts";
+import {
+  copyOf,
+  hostNumbers,
+  matmul,
+  maximum,
+  mul,
+  putAdd,
+  reshape,
+  scale,
+  slice,
+  sub,
+  tensor,
+  transpose,
+  zeros,
+  type Parameter,
+  type Tensor,
+} from "../tensor/index.ts";
 import { adapter, atEvery } from "./adapter.ts";
 
 const options = z.object({
@@ -11,10 +28,13 @@ const options = z.object({
   scale: z.number().default(1).describe("factor on the change; defaults to 1"),
   relative: z.boolean().default(false).describe("train δ of z = σ·(1 + δ), so that steps are relative and decay pulls to σ; defaults to false"),
   pattern: z
-    .enum(["plain", "banded", "random"])
+    .enum(["plain", "banded", "random", "top"])
     .default("plain")
-    .describe("what trains between singular directions: the diagonal, a band, or the diagonal and random places (SVFT); defaults to plain"),
-  offDiagonals: z.int().positive().default(1).describe("diagonals beside the main one in a band; as many numbers at random places; defaults to 1"),
+    .describe(
+      "what trains between singular directions: the diagonal, a band, or the diagonal and places that are random, or where left and right vectors of a square matrix are most alike (SVFT); defaults to plain",
+    ),
+  offDiagonals: z.int().positive().default(1).describe("diagonals beside the main one in a band; as many numbers at other places; defaults to 1"),
+  nonNegative: z.boolean().default(false).describe("count a singular value below 0 as 0, so that no direction turns; defaults to false"),
   saveSubspace: z.boolean().default(true).describe("store the singular vectors; else they are computed again on loading; defaults to true"),
 });
 type Options = z.output<typeof options>;
@@ -30,11 +50,18 @@ export function leadingCount(sigma: ArrayLike<number>, share: number, criterion:
 }
 
 /** Flat places beside the diagonal of the r×r core that train. */
-function places(r: number, { pattern, offDiagonals }: Options, permuted: (n: number) => ArrayLike<number>): number[] {
+function places(r: number, { pattern, offDiagonals }: Options, permuted: (n: number) => ArrayLike<number>, likeness: () => ArrayLike<number>): number[] {
   if (pattern === "plain") return [];
   const off = Array.from({ length: r * r }, (_, at) => at).filter((at) => at % (r + 1) !== 0);
   const band = off.filter((at) => Math.abs(Math.floor(at / r) - (at % r)) <= offDiagonals);
   if (pattern === "banded") return band;
+  if (pattern === "top") {
+    const alike = likeness();
+    return off
+      .sort((a, b) => Math.abs(alike[b]!) - Math.abs(alike[a]!) || a - b)
+      .slice(0, band.length)
+      .sort((a, b) => a - b);
+  }
   const order = permuted(off.length);
   return Array.from({ length: band.length }, (_, i) => off[order[i]!]!).sort((a, b) => a - b);
 }
@@ -57,7 +84,18 @@ export const svfit = adapter({
     const { U, S, Vh } = await svd(W);
     const r = o.r ?? leadingCount((await S.data()) as Float32Array, o.energy, o.criterion);
     const sigma = copyOf(slice(S, 0, 0, r));
-    const index = places(r, o, (n) => context.rng.permutation(n));
+    if (o.pattern === "top" && site.out !== site.in)
+      throw new StrutError(
+        "option",
+        `svfit: the pattern top compares left with right singular vectors, and ${site.path} is ${site.out}×${site.in}, not square`,
+        {
+          path: "pattern",
+          hint: "Choose banded or random, or targets that are square.",
+        },
+      );
+    // uᵢᵀvⱼ
+    const likeness = (): ArrayLike<number> => hostNumbers(matmul(transpose(slice(U, 1, 0, r)), transpose(slice(Vh, 0, 0, r)))) as Float32Array;
+    const index = places(r, o, (n) => context.rng.permutation(n), likeness);
     return {
       z: o.relative ? zeros([r], W.dtype) : copyOf(sigma),
       sigma,
@@ -67,7 +105,9 @@ export const svfit = adapter({
     };
   },
   update({ z: own, sigma, U, V, between, index }: Params, _site, o) {
-    const change = o.relative ? mul(sigma, own) : sub(own, sigma);
+    const free = o.relative ? mul(sigma, own) : sub(own, sigma);
+    // z ≥ 0 is z − σ ≥ −σ
+    const change = o.nonNegative ? maximum(free, scale(sigma, -1)) : free;
     if (!between) return coredLowRank(U, change, transpose(V), o.scale);
     const r = change.size;
     const diagonal = Int32Array.from({ length: r }, (_, i) => i * (r + 1));

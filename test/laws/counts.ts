@@ -85,7 +85,7 @@ export const sheets: Readonly<Record<string, Sheet>> = {
     says: 'svfit.md: "trainable = Σ r"',
     count: (_site, o) => o["r"] + (o["pattern"] === "plain" ? 0 : o["r"] * (2 * o["offDiagonals"] + 1) - o["offDiagonals"] * (o["offDiagonals"] + 1) - o["r"]),
     rank: "r",
-    variants: [{ r: 2 }, { r: 3, relative: true, scale: 0.5 }, { r: 3, pattern: "banded" }, { r: 4, pattern: "random", offDiagonals: 2 }],
+    variants: [{ r: 2 }, { r: 3, relative: true, scale: 0.5, nonNegative: true }, { r: 3, pattern: "banded" }, { r: 4, pattern: "random", offDiagonals: 2 }],
   },
   loldu: {
     says: 'loldu.md: "trainable = Σ r"',
@@ -216,9 +216,12 @@ export const sheets: Readonly<Record<string, Sheet>> = {
     variants: [
       { r: 2, numBasis: 5 },
       { r: 1, numBasis: 40, generator: "torch-cpu", sharedSeed: true },
-      { r: 2, numBasis: 3, baseFactor: "none" },
+      { r: 2, numBasis: 3, baseFactor: "none", cacheBases: true },
     ],
-    totals: [{ says: 'nola.md: "GPT-2 L: 36 layers·2 matrices·2 factors·256 = 36,864"', options: { numBasis: 256 }, sites: [[1280, 1280, 72]], total: 36_864 }],
+    totals: [
+      { says: 'nola.md: "GPT-2 L: 36 layers·2 matrices·2 factors·256 = 36,864"', options: { numBasis: 256 }, sites: [[1280, 1280, 72]], total: 36_864 },
+      { says: 'nola.md: "k=1000 → 0.144M"', options: { numBasis: 1000 }, sites: [[1280, 1280, 72]], total: 144_000 },
+    ],
   },
   "lora-xs": {
     says: '_lora-baselines.md: "r²"',
@@ -346,9 +349,9 @@ export const sheets: Readonly<Record<string, Sheet>> = {
     says: 'pst.md: "trainable = Σ_layers (r1+r2+1)(out+in)"',
     count: ({ out, in: inner }, o) => (o["weightRank"] + (o["maskRank"] ?? o["weightRank"]) + 1) * (out + inner),
     variants: [
-      { weightRank: 1, maskEvery: 2, finalWarmup: 0 },
       { weightRank: 2, maskRank: 1 },
       { weightRank: 1, maskRank: 0, sparsity: 0.5, initialWarmup: 0, finalWarmup: 0.2 },
+      { weightRank: 1, maskEvery: 3, finalWarmup: 0, initialWarmup: 0 },
     ],
     totals: [
       {
