@@ -19,7 +19,7 @@ beforeAll(async () => {
 
 const live: Live = { training: false, step: 0, rng: new Rng(4), values: {} };
 
-type Made = { z: Parameter; z0: Tensor; L: Tensor; U: Tensor; scale?: Parameter };
+type Made = { z: Parameter; z0: Tensor; L: Tensor; U: Tensor; order: Tensor; scale?: Parameter };
 
 async function made(given: object, W: Plain = randomMatrix(7, 5)) {
   const site = linearSite(toTensor(W));
@@ -186,6 +186,13 @@ describe("loldu", () => {
     const answer = (of: typeof model) => numbers(noGrad(() => scope(() => forward(of, ids))));
     expect(await answer(again)).toEqual(await answer(model));
     expect(await answer(again)).not.toEqual(await answer(base));
+  });
+
+  it.each(["partial", "rook"])("without its factors in the file is refused on a base that factors with other pivots (%s)", async (pivoting) => {
+    const model = stir(await adapt(tinyModel(), loldu, { saveFactors: false, r: 3, pivoting }, { targets: ["q_proj"] }));
+    const { names } = await reloaded(tinyModel(), model, loldu);
+    expect(names).toContain("base_model.model.model.layers.0.self_attn.q_proj.loldu_perm");
+    await expect(reloaded(tinyModel(2), model, loldu)).rejects.toThrow(/q_proj factors with other pivots than the matrix that was trained/);
   });
 
   it.each([

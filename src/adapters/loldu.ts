@@ -1,4 +1,5 @@
 import { z } from "zod";
+import { StrutError } from "../errors.ts";
 import { ldu, lu } from "../linalg/index.ts";
 import { coredLowRank } from "../operators/index.ts";
 import { affine, copyOf, full, hostNumbers, indexSelect, inverseOrder, mul, ones, slice, sub, tensor, zeros, type Tensor } from "../tensor/index.ts";
@@ -21,7 +22,8 @@ const options = z.object({
   saveFactors: z.boolean().default(true).describe("store the triangular factors; else they are computed again on loading; defaults to true"),
 });
 type Options = z.output<typeof options>;
-type Params = { z: Tensor; z0: Tensor; L: Tensor; U: Tensor; scale?: Tensor };
+/** `order` is P: the row of W at each row of the factors. */
+type Params = { z: Tensor; z0: Tensor; L: Tensor; U: Tensor; order: Tensor; scale?: Tensor };
 
 /** Pivots below this share of the largest stay in the base: dividing by them would blow up their rows of U. */
 const TINY = 1e-6;
@@ -29,12 +31,13 @@ const TINY = 1e-6;
 const values = (x: Tensor): number[] => Array.from(hostNumbers(x) as Float64Array);
 
 /** The first r of W = L·diag(D)·U, rows and columns in the order of W. Rows of U whose pivot is tiny are 0. */
-async function factors(W: Tensor, { r, pivoting }: Options): Promise<{ L: Tensor; D: Tensor; U: Tensor }> {
+async function factors(W: Tensor, { r, pivoting }: Options): Promise<{ L: Tensor; D: Tensor; U: Tensor; order: Tensor }> {
   const { P, Q, L, U, pivots } = pivoting === "rook" ? await rook(W) : await partial(W);
   const most = Math.max(...pivots.map(Math.abs));
   const factor = pivots.map((d) => (Math.abs(d) > TINY * most ? (pivoting === "rook" ? 1 : 1 / d) : 0)).slice(0, r);
   const rows = mul(slice(U, 0, 0, r), tensor(factor, [r, 1], W.dtype));
   return {
+    order: P,
     L: indexSelect(slice(L, 1, 0, r), 0, inverse(P)),
     D: tensor(pivots.slice(0, r), [r], W.dtype),
     U: Q ? indexSelect(rows, 1, inverse(Q)) : copyOf(rows),
@@ -88,13 +91,14 @@ export const loldu = adapter({
   kinds: ["linear", "conv2d", "embedding"],
   options,
   async init(site, o, context): Promise<Params> {
-    const { L, D, U } = await factors(site.weight.toDense(), o);
+    const { L, D, U, order } = await factors(site.weight.toDense(), o);
     const z0 = start(D, o, context);
     return {
       z: copyOf(z0),
       z0: o.residual === "D" ? D : z0,
       L,
       U,
+      order,
       ...(o.trainScale ? { scale: full([1], o.alpha / o.r, context.dtype) } : {}),
     };
   },
@@ -102,6 +106,23 @@ export const loldu = adapter({
     const change = sub(own, z0);
     return scale ? coredLowRank(L, mul(change, scale), U) : coredLowRank(L, change, U, o.alpha / o.r);
   },
+  verify({ L, order }, { path }) {
+    const [rows, entries, r] = [values(order), values(L), L.shape[1]!];
+    // row i of the factors is 1 in column i, and 0 behind
+    const agrees = rows.slice(0, r).every((row, i) => entries.slice(row * r + i, (row + 1) * r).every((entry, j) => entry === Number(j === 0)));
+    if (!agrees)
+      throw new StrutError(
+        "adapter",
+        `the base's ${path} factors with other pivots than the matrix that was trained, so LoLDU's numbers do not belong to them`,
+        {
+          hint: "Load the base that the adapter was made on, or save it again with saveFactors.",
+        },
+      );
+  },
   finish: ({ L, U, ...trained }, _site, o) => ({ params: (o.saveFactors ? { ...trained, L, U } : trained) as Params }),
-  layout: { tensors: atEvery({ z: "loldu_z", z0: "loldu_z0", scale: "loldu_scale", L: "loldu_L", U: "loldu_U" }), frozen: ["z0", "L", "U"], derived: true },
+  layout: {
+    tensors: atEvery({ z: "loldu_z", z0: "loldu_z0", scale: "loldu_scale", L: "loldu_L", U: "loldu_U", order: "loldu_perm" }),
+    frozen: ["z0", "L", "U"],
+    derived: true,
+  },
 });

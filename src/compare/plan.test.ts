@@ -67,6 +67,14 @@ describe("a method's size for a budget", () => {
     });
   });
 
+  it("takes ranks that follow it along, so that PST fits where its scores' rank is not given", async () => {
+    expect(await plan("pst", 3 * PER_RANK)).toMatchObject({ options: { weightRank: 1 }, stored: 3 * PER_RANK });
+    expect(await plan("pst", 8 * PER_RANK)).toMatchObject({ options: { weightRank: 3 }, stored: 7 * PER_RANK });
+    expect(await plan("pst:maskRank=8", 3 * PER_RANK)).toMatchObject({
+      refused: "even weightRank = 1 stores 11,200 parameters, more than the budget of 3,360: a budget of 11,200 would take it",
+    });
+  });
+
   it("of a method that grows is that of its end", async () => {
     // a component has a number of its own beside its row and column
     expect(await plan("increlora", 3 * (PER_RANK + 10))).toMatchObject({ size: { name: "targetRank", value: 3 }, stored: 3 * (PER_RANK + 10) });
