@@ -2,7 +2,7 @@ import { z } from "zod";
 import { StrutError } from "../errors.ts";
 import { orderProofPatterns } from "../formats/peft-patterns.ts";
 import type { Live, Site } from "../nn/contracts.ts";
-import { lowRank, scaledRows } from "../operators/index.ts";
+import { lowRank } from "../operators/index.ts";
 import { abs, add, affine, mul, noGrad, reshape, rsqrt, scope, sqrt, stopGradient, sub, type Tensor } from "../tensor/index.ts";
 import { adapter, addAt, applyAt } from "./adapter.ts";
 import { dropInput, initLora, loraOptions, rowSquares } from "./lora.ts";
@@ -33,10 +33,13 @@ export function rowScale({ A, B }: Params, etaSquared: number): Tensor {
   );
 }
 
-function forward(x: Tensor, y: Tensor, { A, B }: Params, site: Site, o: Options, live: Live): Tensor {
+/** The LoRA that computes the same: ASF's scale goes into B. */
+const plain = (p: Params, o: Options): Params => (o.asf ? { A: p.A, B: mul(reshape(rowScale(p, o.etaSquared), [-1, 1]), p.B) } : p);
+
+function forward(x: Tensor, y: Tensor, p: Params, site: Site, o: Options, live: Live): Tensor {
   const input = dropInput(x, o, site, live);
-  if (o.asf) return addAt(site, scaledRows(rowScale({ A, B }, o.etaSquared), lowRank(B, A)), y, input);
-  if (!live.training) return addAt(site, lowRank(B, A), y, input);
+  const { A, B } = plain(p, o);
+  if (o.asf || !live.training) return addAt(site, lowRank(B, A), y, input);
   // the input sees f's true gradient, the parameters h's, scaled by output: y = f(sg A, sg B, x) + a⊙(h − sg h), h = f(A, B, sg x)
   const outer = addAt(site, lowRank(stopGradient(B), stopGradient(A)), y, input);
   const h = applyAt(site, lowRank(B, A), stopGradient(input));
@@ -64,16 +67,17 @@ export const allora = adapter({
         'allora.md: "the gradient field is not that of a scalar loss in general (do not gradient-check by finite differences on A,B; check against the formula)"',
     },
   ],
-  begins: "factors",
   init(site, o, context) {
     if (o.asf && o.scope === "outputs")
       throw new StrutError("option", "asf scales rows of the update, not outputs of each sample", { path: "scope", hint: "Leave out scope, or asf." });
     return initLora(site, o, context) as Params;
   },
-  update: ({ A, B }: Params, _site, o) => (o.asf ? scaledRows(rowScale({ A, B }, o.etaSquared), lowRank(B, A)) : lowRank(B, A)),
+  update(p: Params, _site, o) {
+    const { A, B } = plain(p, o);
+    return lowRank(B, A);
+  },
   forward,
-  finish: (p: Params, _site, o) =>
-    o.asf ? { params: { A: p.A, B: mul(reshape(rowScale(p, o.etaSquared), [-1, 1]), p.B) }, options: { asf: false } } : { params: p },
+  finish: (p: Params, _site, o) => ({ params: plain(p, o), ...(o.asf ? { options: { asf: false } } : {}) }),
   layout: {
     type: "LORA",
     beside: true,
