@@ -18,6 +18,7 @@ const methods = {
   dylora: async () => (await import("./adapters/dylora.ts")).dylora,
   flora: async () => (await import("./adapters/flora.ts")).flora,
   full: async () => (await import("./adapters/full.ts")).fullFineTuning,
+  mkor: async () => (await import("./optimizers/mkor.ts")).mkor,
   galore: async () => (await import("./optimizers/galore.ts")).galore,
   ia3: async () => (await import("./adapters/ia3.ts")).ia3,
   increlora: async () => (await import("./adapters/increlora.ts")).increlora,

@@ -120,7 +120,10 @@ export interface State {
   [name: string]: Tensor | number | State;
 }
 
-/** What the loop measured at a site in this step: x averaged over rows [in], and ∂loss/∂y summed over rows [out], as a bias would get it. */
+/**
+ * What the loop measured at a site in this step: x averaged over rows [in], of a convolution over its patches, and ∂loss/∂y summed
+ * over rows [out], as a bias would get it; both over all batches of the step, and cut as its readers ask.
+ */
 export interface Taps {
   readonly input?: Tensor;
   readonly outputGradient?: Tensor;
@@ -137,13 +140,27 @@ export interface TransformContext {
   readonly sites: readonly Site[];
   /** Tells the user of something the run goes on in spite of. */
   warn(message: string): void;
-  /** By site path; empty unless a link of the chain wants them. */
+  /** By site path; empty unless a link of the chain reads them at this step. */
   readonly taps: ReadonlyMap<string, Taps>;
+  /** The task's, the mean over the step's batches. */
+  readonly loss: number;
+}
+
+/** Which taps a link reads. */
+export interface TapRequest {
+  /** Whether it reads those of a step; `s` is the link's state, if there is any yet. Defaults to every step. */
+  at?(step: number, s: State | undefined): boolean;
+  /** The sites it reads; defaults to all. */
+  sees?(site: Site): boolean;
+  /** Inputs, and output gradients times the rows of their batch, are cut to ±bound before they are averaged, for all readers. */
+  readonly bound?: number;
 }
 
 interface LinkTraits {
   readonly fused?: FusedLink;
-  readonly wants?: readonly "taps"[];
+  readonly taps?: TapRequest;
+  /** The run's `clip` comes after this link, since it changes what a gradient's norm means. */
+  readonly clipAfter?: true;
 }
 
 /** Sees one tensor at a time. Its state is made at a parameter's first update. */

@@ -4,6 +4,7 @@ export { clipByGlobalNorm, clipByValue } from "./clip.ts";
 export { galore } from "./galore.ts";
 export { accumulate, overwrite, scaleInPlace } from "./in-place.ts";
 export { addDecayedWeights, correctBias, decayAfterUpdate, momentum, scaleByLearningRate } from "./links.ts";
+export { mkor } from "./mkor.ts";
 export { chain, optimizer, type Optimizer, type RunStart } from "./optimizer.ts";
 export { outlierScores } from "./outliers.ts";
 export { lisa, owlore } from "./owlore.ts";

@@ -1,8 +1,8 @@
 import { StrutError } from "../errors.ts";
-import type { ListLink, ParameterGroup, ParameterLink, Schedule, Site, State, Taps, Transform, TransformContext } from "../nn/contracts.ts";
+import type { ListLink, ParameterGroup, ParameterLink, Schedule, Site, State, TapRequest, Taps, Transform, TransformContext } from "../nn/contracts.ts";
 import { kernels } from "../tensor/engine.ts";
 import { keep, noGrad, scope, sumSquares, Tensor, type Parameter, type Rng } from "../tensor/index.ts";
-import { clipFactor } from "./clip.ts";
+import { clipByGlobalNorm, clipFactor } from "./clip.ts";
 import { accumulate, scaleInPlace } from "./in-place.ts";
 import { linksOf, type Link } from "./optimizer.ts";
 
@@ -64,6 +64,7 @@ export class Optimization {
   readonly #groupOf = new Map<Parameter, Group>();
   readonly #chainOf = new Map<Parameter, Chain>();
   readonly #maxNorm: number | undefined;
+  readonly #clipsLater: boolean;
   #gradScale = 1;
 
   constructor(groups: readonly ParameterGroup[], parameters: Iterable<Parameter>, settings: OptimizationSettings) {
@@ -72,11 +73,17 @@ export class Optimization {
     const rest = [...parameters].filter((w) => !this.#groupOf.has(w));
     if (rest.length > 0) this.#join({ parameters: rest }, settings, chains);
     this.#maxNorm = settings.clip;
+    this.#clipsLater = this.chains.some(({ links }) => links.some(({ clipAfter }) => clipAfter));
+    if (this.#clipsLater && settings.clip !== undefined && this.chains.length > 1)
+      throw new StrutError("option", "clip needs the norm of all gradients together, but one of several chains clips after it has changed its own", {
+        path: "clip",
+        hint: "Leave out `clip`, or train all parameters with one optimiser.",
+      });
   }
 
   #join(group: ParameterGroup, settings: OptimizationSettings, chains: Map<Transform, Chain>): void {
     const transform = group.optimizer ?? settings.optimizer;
-    const links = linksOf(transform);
+    const links = linksOf(transform).flatMap((link) => (link.clipAfter && settings.clip !== undefined ? [link, clipByGlobalNorm(settings.clip)] : [link]));
     const chain: Chain = chains.get(transform) ?? {
       links,
       groups: [],
@@ -103,7 +110,12 @@ export class Optimization {
   }
 
   get wantsTaps(): boolean {
-    return this.chains.some(({ links }) => links.some(({ wants }) => wants?.includes("taps")));
+    return this.chains.some(({ links }) => links.some(({ taps }) => taps));
+  }
+
+  /** Which taps of a step its links read. */
+  tapRequests(step: number): TapRequest[] {
+    return this.chains.flatMap(({ links, states }) => links.flatMap(({ taps }, i) => (taps && (taps.at?.(step, states[i]!.get(0)) ?? true) ? [taps] : [])));
   }
 
   context(
@@ -113,9 +125,11 @@ export class Optimization {
     sites: readonly Site[],
     taps: ReadonlyMap<string, Taps>,
     warn: (message: string) => void = () => {},
+    loss = NaN,
   ): TransformContext {
     return {
       warn,
+      loss,
       step,
       steps,
       rng,
@@ -131,11 +145,11 @@ export class Optimization {
 
   /**
    * The global norm of the gradients before clipping, in f64. Clips them: in place, or by a factor that the fused kernel
-   * applies where nobody reads the gradients in between.
+   * applies where nobody reads the gradients in between. A chain with a link that says `clipAfter` clips for itself.
    */
   clip(gradients: ReadonlyMap<Parameter, Tensor>, inPlace: boolean): number {
     const norm = Math.sqrt(sumSquares(gradients.values()));
-    const factor = this.#maxNorm === undefined ? 1 : clipFactor(norm, this.#maxNorm);
+    const factor = this.#maxNorm === undefined || this.#clipsLater ? 1 : clipFactor(norm, this.#maxNorm);
     const fold = !inPlace && this.chains.every(({ fused }) => fused);
     this.#gradScale = fold ? factor : 1;
     if (!fold && factor < 1) for (const gradient of gradients.values()) scaleInPlace(gradient, factor);

@@ -14,6 +14,11 @@ export function isTarget(targets: string | readonly string[], w: Parameter, { si
   if (w.shape.length < 2) return false;
   const module = w.name.replace(/\.[^.]*$/, "");
   if (targets === "all-linear") return sites.some(({ path, kind }) => kind !== "embedding" && (module === path || module.startsWith(`${path}.`)));
-  if (typeof targets === "string") return targets === module || pythonPattern(targets, "targetModules").fullmatch(module);
-  return targets.some((target) => module.includes(target) || (/[\\^$*+?()[\]|]/.test(target) && pythonPattern(target, "targetModules").fullmatch(module)));
+  return isNamed(targets, module);
+}
+
+/** Whether a pattern is that of the whole path, or one of several names is a part of it or such a pattern. */
+export function isNamed(names: string | readonly string[], path: string, option = "targetModules"): boolean {
+  if (typeof names === "string") return names === path || pythonPattern(names, option).fullmatch(path);
+  return names.some((name) => path.includes(name) || (/[\\^$*+?()[\]|]/.test(name) && pythonPattern(name, option).fullmatch(path)));
 }

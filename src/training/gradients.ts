@@ -30,6 +30,7 @@ export async function stepGradients(session: Session, pulse: Pulse, rate: number
     });
     session.hidden = [];
   }
+  session.loss = loss;
   session.taps?.finish();
   session.structure.maskGradients();
   return { loss, extra };

@@ -128,7 +128,7 @@ describe("updateInBackward", () => {
     await refused({ clip: 1 }, /updateInBackward .* clip needs the norm of all/);
     await refused({ accumulate: 2 }, /accumulate is 2/);
     await refused({ optimizer: chain(clipByGlobalNorm(1), scaleByLearningRate()) }, /several tensors together/);
-    await refused({ optimizer: chain({ scope: "parameter", wants: ["taps"], init: () => ({}), update: (u) => u }, scaleByLearningRate()) }, /reads taps/);
+    await refused({ optimizer: chain({ scope: "parameter", taps: {}, init: () => ({}), update: (u) => u }, scaleByLearningRate()) }, /reads taps/);
     await refused({ regimes: [{ beforeStep: () => {} }] }, /regime\/0 has a hook beforeStep/);
     await refused({ regimes: [{ afterBackward: () => {} }] }, /regime\/0 has a hook afterBackward/);
     await refused(

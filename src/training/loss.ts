@@ -61,7 +61,9 @@ export function languageModelLoss(model: Model, batch: Batch, run: Run = {}): Te
   const { ids, targets, scored } = prepareBatch(batch);
   if (scored === 0) throw new StrutError("batch", "no label of a batch is scored, so it has no loss", { hint: "Leave out batches whose labels are all −100." });
   const width = model.dimensions.width;
-  const head = run.observer || run.mix ? undefined : plainWeight(model, model.architecture.head);
+  const { head: path } = model.architecture;
+  const observed = run.observer && (run.observer.sees?.(model.layers.get(path)!.site!) ?? true);
+  const head = observed || run.mix ? undefined : plainWeight(model, path);
   if (head) return linearCrossEntropy(reshape(hidden(model, ids, run), [-1, width]), head, targets);
   return crossEntropy(forward(model, ids, run), targets);
 }

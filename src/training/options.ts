@@ -161,33 +161,40 @@ function stepsOf({ steps, epochs }: TrainOptions, source: BatchSource, accumulat
   return Math.ceil((epochs * source.epochLength) / accumulate);
 }
 
-function transformOf(given: NonNullable<TrainOptions["optimizer"]>): {
+function transformOf(given: NonNullable<TrainOptions["optimizer"]>): Chosen {
+  if ("scope" in given) return { transform: given, rates: {}, described: linksOf(given).map(({ fused, scope }) => fused ?? scope) };
+  const { method, options = {}, inner: within }: OptimizerChoice = "method" in given ? given : { method: given };
+  const inner = within && (method.takes === "whole" ? chosen(within) : innerOf(method, within));
+  return chosen({ method, options }, inner);
+}
+
+interface Chosen {
   transform: Transform;
   rates: { learningRate?: number; weightDecay?: number };
   regime?: (run: RunStart) => Awaitable<Regime>;
   described: unknown;
-} {
-  if ("scope" in given) return { transform: given, rates: {}, described: linksOf(given).map(({ fused, scope }) => fused ?? scope) };
-  const choice: OptimizerChoice = "method" in given ? given : { method: given };
-  const { method } = choice;
-  const parsed = parseOptions(method, choice.options ?? {});
-  const inner = choice.inner && innerOf(method, choice.inner);
+}
+
+/** An optimiser of the catalog with its options, and what it has inside. */
+function chosen({ method, options = {} }: OptimizerChoice, inner?: Chosen): Chosen {
+  const parsed = parseOptions(method, options);
+  const regime = method.regime ? (run: RunStart) => method.regime!(parsed, run) : inner?.regime;
   return {
     transform: method.build(parsed, inner?.transform),
-    rates: method.rates?.(parsed) ?? {},
-    ...(method.regime ? { regime: (run: RunStart) => method.regime!(parsed, run) } : {}),
+    rates: { ...method.rates?.(parsed), ...inner?.rates },
+    ...(regime ? { regime } : {}),
     described: { id: method.id, ...parsed, ...(inner ? { inner: inner.described } : {}) },
   };
 }
 
-function innerOf(outer: AnyOptimizer, { method, options = {} }: Omit<OptimizerChoice, "inner">): { transform: Transform; described: unknown } {
+function innerOf(outer: AnyOptimizer, { method, options = {} }: Omit<OptimizerChoice, "inner">): Chosen {
   if (!method.core)
     throw new StrutError("option", `${method.id} cannot work inside ${outer.id}: it is no rule for one direction`, {
       path: "inner",
       hint: "Choose an inner optimiser such as adamw, adafactor, lion or sgd.",
     });
   const parsed = parseOptions(method, options);
-  return { transform: method.core(parsed), described: { id: method.id, ...parsed } };
+  return { transform: method.core(parsed), rates: {}, described: { id: method.id, ...parsed } };
 }
 
 /** Checks the options of a run and fills in the defaults; each mistake ends in a sentence. */

@@ -28,6 +28,8 @@ export class Session {
   gradients = new Map<Parameter, Tensor>();
   /** Σ g² of the gradients that were used in backward. */
   usedSquares = 0;
+  /** The task's, of this step's batches. */
+  loss = NaN;
   hidden: Tensor[] = [];
   validation: Batch | undefined;
   /** Most bytes in use after a forward pass of this step, and of gradients alive together. */
@@ -71,7 +73,8 @@ export class Session {
     this.optimization = new Optimization(groups, this.trained.values(), { ...settings, ...(options.clip === undefined ? {} : { clip: options.clip }) });
     if (settings.updateInBackward) checkUpdateInBackward(settings, options, this.regimes, this.optimization);
     const wants = (what: string): boolean => this.regimes.some(({ regime }) => regime.wants?.includes(what as never));
-    this.taps = wants("taps") || this.optimization.wantsTaps ? new TapRecorder() : undefined;
+    this.#wantsTaps = wants("taps");
+    this.taps = this.#wantsTaps || this.optimization.wantsTaps ? new TapRecorder() : undefined;
     this.averages = options.ema && new Averages(this.trained, options.ema.decay);
     if (wants("teacher") && !options.teacher)
       throw new StrutError("option", "a regime of this run needs a teacher", {
@@ -84,6 +87,7 @@ export class Session {
     this.#wantsValidation = wants("validation");
   }
 
+  readonly #wantsTaps: boolean;
   readonly #wantsHidden: boolean;
   readonly #wantsValidation: boolean;
 
@@ -187,8 +191,14 @@ export class Session {
   }
 
   context = () =>
-    this.optimization.context(this.step, this.settings.steps, this.#root.fork(`optimizer/${this.step}`), this.model.sites, this.taps?.taps ?? none, (message) =>
-      this.#options.onEvent?.({ event: "warning", message }),
+    this.optimization.context(
+      this.step,
+      this.settings.steps,
+      this.#root.fork(`optimizer/${this.step}`),
+      this.model.sites,
+      this.taps?.taps ?? none,
+      (message) => this.#options.onEvent?.({ event: "warning", message }),
+      this.loss,
     );
 
   #choose(w: Parameter, on: boolean, state: "keep" | "drop"): void {
@@ -228,7 +238,11 @@ export class Session {
 
   /** How the model is to be run for a batch of this step. */
   get run(): Run {
-    const observer: Observer = { ...this.taps?.observer, ...(this.#wantsHidden ? { hidden: (_depth: number, x: Tensor) => void this.hidden.push(x) } : {}) };
+    const requests = [...this.optimization.tapRequests(this.step), ...(this.#wantsTaps ? [{}] : [])];
+    const observer: Observer = {
+      ...(requests.length > 0 ? this.taps?.observer(requests) : {}),
+      ...(this.#wantsHidden ? { hidden: (_depth: number, x: Tensor) => void this.hidden.push(x) } : {}),
+    };
     const observing = Object.keys(observer).length > 0;
     return { live: this.live, ...(observing ? { observer } : {}), ...(this.#options.recompute ? { recompute: true } : {}) };
   }

@@ -1,6 +1,6 @@
-import type { Observer, Site, Taps } from "../nn/contracts.ts";
+import type { Observer, Site, TapRequest, Taps } from "../nn/contracts.ts";
 import { accumulate, scaleInPlace } from "../optimizers/in-place.ts";
-import { free, keep, noGrad, reshape, scope, stopGradient, sum, zeros, type Tensor } from "../tensor/index.ts";
+import { free, full, keep, maximum, minimum, noGrad, reshape, scope, stopGradient, sum, zeros, type Tensor } from "../tensor/index.ts";
 
 interface Recorded {
   readonly input: Tensor;
@@ -8,21 +8,29 @@ interface Recorded {
   rows: number;
 }
 
-/** Sums inputs and output gradients of each linear site over the rows of a step's batches. */
+/** Sums inputs and output gradients of each linear or convolution over the rows of a step's batches. */
 export class TapRecorder {
   readonly #recorded = new Map<string, Recorded>();
   readonly taps: ReadonlyMap<string, Taps> = this.#recorded;
 
-  readonly observer: Required<Pick<Observer, "input" | "outputGradient">> = {
-    input: (site, x) => {
-      if (site.kind === "embedding") return;
-      const tap = this.#at(site, x);
-      const rows = x.size / site.in;
-      this.#add(tap.input, x, rows);
-      tap.rows += rows;
-    },
-    outputGradient: (site, gradient) => this.#add(this.#at(site, gradient).outputGradient, gradient, gradient.size / site.out),
-  };
+  /** What is to watch a pass, for all who read the taps of its step. */
+  observer(requests: readonly TapRequest[]): Observer {
+    const bound = Math.min(...requests.map((request) => request.bound ?? Infinity));
+    return {
+      sees: (site) => requests.some((request) => request.sees?.(site) ?? true),
+      input: (site, x) => {
+        if (site.kind === "embedding") return;
+        const tap = this.#at(site, x);
+        const rows = x.size / site.in;
+        this.#add(tap.input, x, rows, bound);
+        tap.rows += rows;
+      },
+      outputGradient: (site, gradient) => {
+        const rows = gradient.size / site.out;
+        this.#add(this.#at(site, gradient).outputGradient, gradient, rows, bound / rows);
+      },
+    };
+  }
 
   #at(site: Site, like: Tensor): Recorded {
     let tap = this.#recorded.get(site.path);
@@ -33,8 +41,14 @@ export class TapRecorder {
     return tap;
   }
 
-  #add(total: Tensor, x: Tensor, rows: number): void {
-    noGrad(() => scope(() => accumulate(total, 1, sum(reshape(stopGradient(x), [rows, total.size]), { axes: [0] }))));
+  #add(total: Tensor, x: Tensor, rows: number, bound: number): void {
+    noGrad(() =>
+      scope(() => {
+        const each = reshape(stopGradient(x), [rows, total.size]);
+        const cut = Number.isFinite(bound) ? minimum(maximum(each, full([], -bound, x.dtype)), full([], bound, x.dtype)) : each;
+        accumulate(total, 1, sum(cut, { axes: [0] }));
+      }),
+    );
   }
 
   /** Turns sums of inputs into means, when the last batch of the step is done. */

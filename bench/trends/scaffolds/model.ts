@@ -14,9 +14,14 @@ export interface Scaffold {
   measure(model: Model): Promise<number>;
 }
 
-/** A model of named matrices [out, in] whose forward pass is `forward`; the last matrix is the head. */
-export function modelOf(name: string, weights: ReadonlyMap<string, Tensor>, forward: (apply: (path: string, x: Tensor) => Tensor, x: Tensor) => Tensor): Model {
-  const specs = [...weights].map(([path, { shape }], depth): LayerSpec => ({ path, kind: "linear", shape, bias: false, depth }));
+/** A model of named matrices [out, in], some with a bias, whose forward pass is `forward`; the last matrix is the head. */
+export function modelOf(
+  name: string,
+  weights: ReadonlyMap<string, Tensor>,
+  forward: (apply: (path: string, x: Tensor) => Tensor, x: Tensor) => Tensor,
+  biases: ReadonlyMap<string, Tensor> = new Map(),
+): Model {
+  const specs = [...weights].map(([path, { shape }], depth): LayerSpec => ({ path, kind: "linear", shape, bias: biases.has(path), depth }));
   const head = specs.at(-1)!.path;
   const architecture: Architecture = {
     modelType: name,
@@ -26,7 +31,10 @@ export function modelOf(name: string, weights: ReadonlyMap<string, Tensor>, forw
     check: () => {},
     forward: (model, x, run) => forward((path, input) => applyLinear(model, path, input, run), x),
   };
-  const layers = new Map(specs.map((spec) => [spec.path, makeLayer(spec, new Parameter(weights.get(spec.path)!, `${spec.path}.weight`, false))]));
+  const leaf = (of: ReadonlyMap<string, Tensor>, path: string, kind: string): Parameter => new Parameter(of.get(path)!, `${path}.${kind}`, false);
+  const layers = new Map(
+    specs.map((spec) => [spec.path, makeLayer(spec, leaf(weights, spec.path, "weight"), spec.bias ? leaf(biases, spec.path, "bias") : undefined)]),
+  );
   return makeModel({ architecture, config: { model_type: name }, dimensions: { width: specs.at(-1)!.shape[1]!, depth: specs.length }, layers });
 }
 
