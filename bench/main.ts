@@ -6,13 +6,14 @@ import { decompositions } from "./decompositions.ts";
 import { gemm } from "./gemm.ts";
 import { growth, growthCase } from "./growth.ts";
 import type { Options } from "./measure.ts";
+import { mkorSteps } from "./mkor.ts";
 import { gpt2Small, llamas, type Mode } from "./models.ts";
 import { comparePeer } from "./peer.ts";
 import { sparse } from "./sparse.ts";
 import { startUp } from "./start.ts";
 import { trainStep } from "./steps.ts";
 
-const usage = `usage: npm run bench -- gemm | svd | sparse | attention | gpt2-step | llama-step [--config 9m|60m] | step --width N --depth N --tokens N | growth
+const usage = `usage: npm run bench -- gemm | svd | sparse | attention | mkor | gpt2-step | llama-step [--config 9m|60m] | step --width N --depth N --tokens N | growth
                         [--mode forward|lora|full|galore] [--update-in-backward] [--threads N] [--runs N] [--warmup N] [--json] [--check]
                         [--peer "COMMAND" [--rounds N]]   run ours and the peer in alternation and print ratios
        growth [--rounds N] writes a table and a picture into --out (bench/results)
@@ -51,6 +52,7 @@ const benches: Record<string, ((options: Options) => Promise<void>) | undefined>
         svd: decompositions,
         sparse,
         attention,
+        mkor: mkorSteps,
         "gpt2-step": (options) => trainStep(options, gpt2Small, mode),
         "llama-step": (options) => trainStep(options, llama, mode),
         step: (options) => trainStep(options, growthCase(Number(values.width), Number(values.depth), Number(values.tokens)), mode),

@@ -15,8 +15,8 @@ export interface FactorRule {
   weight(vPv: number): number;
 }
 
-/** What is left of a row that a ring forgets: the resolution of f32. */
-const FORGOTTEN = 2 ** -24;
+/** What is left of a row's square that a ring forgets: the resolution of fp16, in which the official code keeps its factors. */
+const FORGOTTEN = 2 ** -11;
 
 const isWhole = ({ shape }: Factor): boolean => shape[0] === shape[1];
 
