@@ -15,8 +15,8 @@ export interface Optimizer<O extends z.ZodObject = z.ZodObject> extends Method<O
   build(options: z.output<O>, inner?: Transform): Transform;
   /** The direction alone, without decay and rate: what another optimiser may wrap. */
   core?(options: z.output<O>): Transform;
-  /** What `build` takes of an inner optimiser: its core, or all of it, decay and rate included; defaults to its core. */
-  readonly takes?: "core" | "whole";
+  /** Of an inner optimiser `build` takes all, decay and rate included, in place of its core. */
+  readonly takes?: "whole";
   /** What it does in training beside moving weights, such as choosing which layers train. */
   regime?(options: z.output<O>, run: RunStart): Awaitable<Regime>;
   /** The learning rate and decay that its options ask for; those of the run and of parameter groups come first. */
