@@ -28,6 +28,7 @@ const methods = {
   "lora-xs": async () => (await import("./adapters/lora-xs.ts")).loraXs,
   "lora-ggpo": async () => (await import("./adapters/lora-ggpo.ts")).loraGgpo,
   lisa: async () => (await import("./optimizers/owlore.ts")).lisa,
+  loram: async () => (await import("./adapters/loram.ts")).loram,
   lora: async () => (await import("./adapters/lora.ts")).lora,
   mos: async () => (await import("./adapters/mos.ts")).mos,
   eva: async () => (await import("./initializers/eva.ts")).eva,

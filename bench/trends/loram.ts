@@ -1,5 +1,5 @@
-import { chooseKept, lora, pruneModel, recover, type Kept, type PruneOptions } from "strut/adapters";
-import { unfreeze, type Model } from "strut/models";
+import { lora, recover } from "strut/adapters";
+import { chooseKept, pruneModel, unfreeze, type Kept, type Model, type PruneOptions } from "strut/models";
 import { train } from "strut/training";
 import { row, seeds, type Recipe, type Row } from "./recipe.ts";
 import { characters } from "./scaffolds/characters.ts";
@@ -41,7 +41,7 @@ export default {
       { label: `${label}, no tuning`, parameters: 0, values: [await scaffold.measure(scaffold.base)] },
       await row(`${label}, LoRA on the full base`, scaffold, lora, { r: 4, alpha: 8 }, tuning),
     ];
-    const [half, any] = [await choose({}), await choose({ select: "random" })];
+    const [half, any] = [await choose({}), await choose({ variant: "rand" })];
     const small = pruneModel(task.base, half);
     const [ready, random] = [await aligned(small), await aligned(pruneModel(task.base, any))];
     const more = { ...old, base: task.base };

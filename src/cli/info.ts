@@ -8,6 +8,7 @@ import type { TensorEntry } from "../formats/safetensors.ts";
 import { openWeights } from "../formats/safetensors-folder.ts";
 import { checkVocabulary, loadTokenizer } from "../formats/tokenizer.ts";
 import { architectureOf, areLanguage, type LanguageDimensions } from "../models/index.ts";
+import { layersOf } from "../models/pruned-config.ts";
 import { bytesText, grouped } from "../report/numbers.ts";
 import { facts } from "../report/table.ts";
 import { start } from "../tensor/index.ts";
@@ -138,7 +139,7 @@ async function aboutModel(folder: string): Promise<Known> {
   const dimensions = architecture.parse(config);
   const { depth, width } = dimensions;
   const language = areLanguage(dimensions) ? dimensions : undefined;
-  const specs = architecture.layers(dimensions);
+  const specs = layersOf(architecture, dimensions, config);
   const sites = specs.filter(({ kind }) => kind !== "norm");
   const weights = await openWeights(folder);
   try {

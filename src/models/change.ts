@@ -1,6 +1,7 @@
 import { StrutError } from "../errors.ts";
 import { replicatedLayers } from "../formats/peft-matching.ts";
 import { copyOf, noGrad, Parameter, type Tensor } from "../tensor/index.ts";
+import { isPruned } from "./pruned-config.ts";
 import { makeLayer, makeModel, parameters, type Layer, type Model } from "./model.ts";
 
 /** The same model with some leaves replaced, by leaf name; layers that share a leaf keep sharing its replacement. */
@@ -60,6 +61,11 @@ export function replicateLayers(model: Model, ranges: readonly (readonly [number
   if (depthKey === undefined)
     throw new StrutError("option", `the blocks of a ${architecture.modelType} model are not alike, so they cannot be replicated`, {
       path: "layer_replication",
+    });
+  if (isPruned(model.config))
+    throw new StrutError("option", "the blocks of a pruned model differ, so they cannot be replicated", {
+      path: "layer_replication",
+      hint: "Replicate first.",
     });
   for (const [start, end] of ranges)
     if (!(start >= 0 && start < end && end <= model.dimensions.depth))

@@ -4,7 +4,7 @@ import type { Config } from "../formats/huggingface.ts";
 import { add, attention, attentionPacked, gelu, layerNorm, relu, reshape, silu, slice, tensor, type Tensor } from "../tensor/index.ts";
 import { block } from "./blocks.ts";
 import { parseConfig } from "./config.ts";
-import { applyEmbedding, applyLinear, normOf, type Architecture, type LanguageDimensions, type LayerSpec } from "./model.ts";
+import { applyEmbedding, applyLinear, normOf, type Architecture, type CoupledGroup, type LanguageDimensions, type LayerSpec } from "./model.ts";
 
 const activations: Record<string, (x: Tensor) => Tensor> = {
   gelu_new: (x) => gelu(x, "tanh"),
@@ -94,6 +94,33 @@ export const gpt2: Architecture = {
     ];
   },
 
+  coupled(dimensions): CoupledGroup[] {
+    const d = dimensions as Gpt2Dimensions;
+    return Array.from({ length: d.depth }, (_, depth): CoupledGroup[] => {
+      const at = `transformer.h.${depth}`;
+      return [
+        {
+          kind: "heads",
+          depth,
+          units: d.heads,
+          members: [
+            { path: `${at}.attn.c_attn`, side: "out", size: d.headSize, roles: ["query", "key", "value"] },
+            { path: `${at}.attn.c_proj`, side: "in", size: d.headSize, roles: ["output"] },
+          ],
+        },
+        {
+          kind: "neurons",
+          depth,
+          units: d.inner,
+          members: [
+            { path: `${at}.mlp.c_fc`, side: "out", size: 1, roles: ["up"] },
+            { path: `${at}.mlp.c_proj`, side: "in", size: 1, roles: ["down"] },
+          ],
+        },
+      ];
+    }).flat();
+  },
+
   forward(model, ids, run) {
     const d = model.dimensions as Gpt2Dimensions;
     const [batch, tokens] = ids.shape as [number, number];
@@ -112,14 +139,17 @@ export const gpt2: Architecture = {
       const at = `transformer.h.${i}`;
       x = block(run, i, x, (input) => {
         const qkv = applyLinear(model, `${at}.attn.c_attn`, normed(`${at}.ln_1`, input), run);
+        // a pruned layer has fewer heads than the config says
+        const width = qkv.shape[2]! / 3;
+        const count = width / d.headSize;
         let mixed: Tensor;
         if (run.caches) {
-          const heads = reshape(qkv, [batch, tokens, 3 * d.heads, d.headSize]);
-          const part = (n: number): Tensor => slice(heads, 2, n * d.heads, (n + 1) * d.heads);
+          const heads = reshape(qkv, [batch, tokens, 3 * count, d.headSize]);
+          const part = (n: number): Tensor => slice(heads, 2, n * count, (n + 1) * count);
           const keys = run.caches[i]!.append(part(1), part(2), (k) => k);
           mixed = attention(part(0), keys.k, keys.v);
-        } else mixed = attentionPacked(qkv, d.heads);
-        const middle = add(input, applyLinear(model, `${at}.attn.c_proj`, reshape(mixed, [batch, tokens, d.width]), run));
+        } else mixed = attentionPacked(qkv, count);
+        const middle = add(input, applyLinear(model, `${at}.attn.c_proj`, reshape(mixed, [batch, tokens, width]), run));
         const up = activations[d.activation]!(applyLinear(model, `${at}.mlp.c_fc`, normed(`${at}.ln_2`, middle), run));
         return add(middle, applyLinear(model, `${at}.mlp.c_proj`, up, run));
       });

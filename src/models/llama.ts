@@ -4,7 +4,7 @@ import type { Config } from "../formats/huggingface.ts";
 import { add, attention, isReal, reshape, rmsNorm, rotary, slice, swiglu, type Tensor } from "../tensor/index.ts";
 import { block, rotaryTables, type RotaryTables } from "./blocks.ts";
 import { parseConfig } from "./config.ts";
-import { applyEmbedding, applyLinear, normOf, type Architecture, type LanguageDimensions, type LayerSpec } from "./model.ts";
+import { applyEmbedding, applyLinear, normOf, type Architecture, type CoupledGroup, type LanguageDimensions, type LayerSpec } from "./model.ts";
 
 const schema = z.object({
   vocab_size: z.int().positive(),
@@ -103,6 +103,37 @@ export const llama: Architecture = {
       norm("model.norm", d.depth),
       { ...linear("lm_head", d.vocabularySize, d.width, false, d.depth), ...(d.tied ? { tiedTo: "model.embed_tokens" } : {}) },
     ];
+  },
+
+  coupled(dimensions): CoupledGroup[] {
+    const d = dimensions as LlamaDimensions;
+    const queries = (d.heads / d.kvHeads) * d.headSize;
+    return Array.from({ length: d.depth }, (_, depth): CoupledGroup[] => {
+      const [attention, mlp] = [`model.layers.${depth}.self_attn`, `model.layers.${depth}.mlp`];
+      return [
+        {
+          kind: "heads",
+          depth,
+          units: d.kvHeads,
+          members: [
+            { path: `${attention}.q_proj`, side: "out", size: queries, roles: ["query"] },
+            { path: `${attention}.k_proj`, side: "out", size: d.headSize, roles: ["key"] },
+            { path: `${attention}.v_proj`, side: "out", size: d.headSize, roles: ["value"] },
+            { path: `${attention}.o_proj`, side: "in", size: queries, roles: ["output"] },
+          ],
+        },
+        {
+          kind: "neurons",
+          depth,
+          units: d.inner,
+          members: [
+            { path: `${mlp}.gate_proj`, side: "out", size: 1, roles: ["gate"] },
+            { path: `${mlp}.up_proj`, side: "out", size: 1, roles: ["up"] },
+            { path: `${mlp}.down_proj`, side: "in", size: 1, roles: ["down"] },
+          ],
+        },
+      ];
+    }).flat();
   },
 
   forward(model, ids, run) {

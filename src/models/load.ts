@@ -5,6 +5,7 @@ import { full, noGrad, Parameter, scope, type Real, type Tensor } from "../tenso
 import { gpt2 } from "./gpt2.ts";
 import { llama } from "./llama.ts";
 import { makeLayer, makeModel, type Architecture, type Buffers, type Layer, type LayerSpec, type Model } from "./model.ts";
+import { layersOf } from "./pruned-config.ts";
 import { resnet } from "./resnet.ts";
 import { readFloats } from "./stored.ts";
 import { useLite } from "./use-lite.ts";
@@ -64,7 +65,7 @@ export async function loadModel(folder: string, { dtype = "f32" }: { dtype?: Rea
   const config = await readConfig(folder);
   const architecture = architectureOf(config);
   const dimensions = architecture.parse(config);
-  const specs = architecture.layers(dimensions);
+  const specs = layersOf(architecture, dimensions, config);
   const weights = await openWeights(folder);
   try {
     const inFile = locate(architecture, specs, weights);
@@ -89,7 +90,7 @@ export function randomModel(config: Config, draw: (name: string, shape: readonly
   const dimensions = architecture.parse(config);
   const layers = new Map<string, Layer>();
   noGrad(() => {
-    for (const spec of architecture.layers(dimensions)) {
+    for (const spec of layersOf(architecture, dimensions, config)) {
       const shape = spec.transposed ? [...spec.shape].reverse() : spec.shape;
       const make = (name: string, of: readonly number[], constant?: number): Parameter =>
         new Parameter(

@@ -24,6 +24,21 @@ export interface LayerSpec {
   readonly buffers?: Readonly<Record<string, number>>;
 }
 
+/** Rows or columns of several matrices that mean something only together: a unit, a neuron or a head, has `size` of them in each. */
+export interface CoupledGroup {
+  readonly kind: "neurons" | "heads";
+  readonly depth: number;
+  readonly units: number;
+  readonly members: readonly {
+    readonly path: string;
+    /** Rows of out×in, or columns. */
+    readonly side: "out" | "in";
+    readonly size: number;
+    /** What the lines are; a fused matrix has one after the other, each with all units. */
+    readonly roles: readonly string[];
+  }[];
+}
+
 /** A module of a model: its weights, and what adapters attached to it. */
 export interface Layer {
   readonly spec: LayerSpec;
@@ -54,6 +69,8 @@ export interface Architecture {
   /** Reads what it needs of config.json; throws a sentence for what it cannot run. */
   parse(config: Config): Dimensions;
   layers(dimensions: Dimensions): LayerSpec[];
+  /** What can be cut from every block: its neurons, and its heads (with grouped queries a key/value head and the queries that read it). */
+  coupled?(dimensions: Dimensions): CoupledGroup[];
   /** Throws a sentence for an input that does not fit; defaults to asking for i32 ids [batch, tokens] within the context. */
   check?(dimensions: Dimensions, input: Tensor): void;
   /** What the head reads: hidden states after the last norm [batch, tokens, width], or features [batch, width]. */

@@ -399,6 +399,12 @@ export const sheets: Readonly<Record<string, Sheet>> = {
       { r: 3, dropout: 0.3 },
     ],
   },
+  loram: {
+    says: 'loram.md: "recovered: Σ r(in+out)"',
+    count: ({ out, in: inner }, o) => o["r"] * (out + inner),
+    rank: "r",
+    variants: [{ r: 2, alpha: 3, dropout: 0 }, { r: 3 }],
+  },
   dsee: {
     says: 'dsee.md: "trainable (no head) = 2·L·(r·(in+out)+N)"',
     count: ({ out, in: inner }, o) => o["r"] * (inner + out) + Math.min(o["numSparse"], inner * out),

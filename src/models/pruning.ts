@@ -1,0 +1,210 @@
+import { z } from "zod";
+import { StrutError } from "../errors.ts";
+import { cast, globalMasks, hostNumbers, indexSelect, mul, noGrad, Parameter, Rng, scope, tensor, transpose, type Tensor } from "../tensor/index.ts";
+import type { CalibrationBatches } from "./calibration.ts";
+import { layerAt, makeLayer, makeModel, type CoupledGroup, type Layer, type Model } from "./model.ts";
+import { coupledGroups, unitsLeft, withPruned } from "./pruned-config.ts";
+import type { SiteStatistics } from "./recorder.ts";
+import { collectStatistics } from "./statistics.ts";
+
+/** The neurons and the heads (with grouped queries key/value heads) that a model keeps, in their order, by the depth of their block; blocks that are not named stay whole. */
+export type Kept = Readonly<Record<CoupledGroup["kind"], ReadonlyMap<number, Int32Array>>>;
+
+/** Rows or columns of a matrix, in their order. */
+export interface Lines {
+  readonly side: "out" | "in";
+  readonly index: Int32Array;
+}
+
+export const pruneOptions = z.object({
+  variant: z
+    .enum(["stru", "rand", "semi", "unst"])
+    .default("stru")
+    .describe(
+      "what goes: stru, whole neurons and heads by first-order importance |W ⊙ ∂L/∂W|; rand, as many at random; semi, two of every four entries of a row, and unst, a share of each matrix, by that importance: these two only put zeros there, so they save no memory and no time; defaults to stru",
+    ),
+  ratio: z
+    .number()
+    .min(0)
+    .lt(1)
+    .default(0.5)
+    .describe("share of neurons and key/value heads, or of entries for unst, that goes; semi is always half; defaults to 0.5"),
+  untouched: z.tuple([z.int().nonnegative(), z.int().nonnegative()]).default([1, 1]).describe("first and last blocks that stay whole; defaults to [1, 1]"),
+  seed: z.int().nonnegative().default(0).describe("of a random choice; defaults to 0"),
+});
+export type PruneOptions = z.input<typeof pruneOptions> & { calibration?: CalibrationBatches };
+type Parsed = z.output<typeof pruneOptions>;
+
+/** The groups of a model that can be cut; a sentence where there are none. */
+export function groupsOf(model: Model): CoupledGroup[] {
+  if (model.architecture.coupled) return coupledGroups(model);
+  throw new StrutError("model", `a ${model.architecture.modelType} model cannot be pruned this way`, { hint: "Use a llama or gpt2 model." });
+}
+
+/** The lines of every matrix that a choice of neurons and heads keeps, by path. */
+export function keptLines(model: Model, kept: Kept): Map<string, Lines> {
+  return new Map(
+    groupsOf(model).flatMap(({ kind, depth, units, members }) => {
+      const chosen = kept[kind].get(depth);
+      if (!chosen) return [];
+      if (chosen.some((unit, i) => !(unit >= 0 && unit < units && (i === 0 || unit > chosen[i - 1]!))))
+        throw new StrutError("model", `the ${kind} that block ${depth} keeps must rise and lie below ${units}`, { hint: "They were chosen on another model." });
+      return members.map(({ path, side, size, roles }): [string, Lines] => {
+        const index = roles.flatMap((_, part) =>
+          Array.from(chosen).flatMap((unit) => Array.from({ length: size }, (__, i) => (part * units + unit) * size + i)),
+        );
+        return [path, { side, index: Int32Array.from(index) }];
+      });
+    }),
+  );
+}
+
+/** What each unit of a group adds up to: the scores (out×in) of its lines in those members whose role counts. */
+export function unitScores({ units, members }: CoupledGroup, scoresOf: (path: string) => Tensor, counts: (role: string) => boolean = () => true): Float64Array {
+  const total = new Float64Array(units);
+  for (const { path, side, size, roles } of members) {
+    if (!roles.some(counts)) continue;
+    const scores = scoresOf(path);
+    const [values, cols] = [hostNumbers(scores) as Float64Array, scores.shape[1]!];
+    values.forEach((value, at) => {
+      const line = side === "out" ? Math.floor(at / cols) : at % cols;
+      if (counts(roles[Math.floor(line / (units * size))]!)) total[Math.floor(line / size) % units]! += value;
+    });
+  }
+  return total;
+}
+
+/** The places of the n largest scores, ties to earlier ones, in order of place. */
+export const largestPlaces = (scores: ArrayLike<number>, n: number): number[] =>
+  Array.from(scores, (_, i) => i)
+    .sort((a, b) => scores[b]! - scores[a]! || a - b)
+    .slice(0, n)
+    .sort((a, b) => a - b);
+
+const ids = (index: Int32Array): Tensor => tensor(index, [index.length], "i32");
+
+function cut(layer: Layer, { side, index }: Lines): Layer {
+  const { spec } = layer;
+  return noGrad(() => {
+    const leaf = (value: Tensor, kind: string): Parameter => new Parameter(value, `${spec.path}.${kind}`, false);
+    const weight = indexSelect(layer.weight, (side === "out") === (spec.transposed ?? false) ? 1 : 0, ids(index));
+    const bias = layer.bias && side === "out" ? leaf(indexSelect(layer.bias, 0, ids(index)), "bias") : layer.bias;
+    const shape = side === "out" ? [index.length, spec.shape[1]!] : [spec.shape[0]!, index.length];
+    return makeLayer({ ...spec, shape }, leaf(weight, "weight"), bias);
+  });
+}
+
+/**
+ * The model with only what is kept: smaller matrices, and a config.json that says so (`pruned_mlp_interval`, `pruned_mlp_ratio`,
+ * `pruned_attn_interval`, `pruned_attn_ratio`), so that it can be saved and loaded. Adapters are left behind.
+ *
+ * @example
+ * const small = pruneModel(base, await chooseKept(base, { ratio: 0.5, variant: "rand" }));
+ */
+export function pruneModel(model: Model, kept: Kept): Model {
+  const lines = keptLines(model, kept);
+  const layers = new Map([...model.layers].map(([path, layer]) => [path, lines.has(path) ? cut(layer, lines.get(path)!) : { ...layer, attached: [] }]));
+  const left = groupsOf(model).map((group) => ({ ...group, units: kept[group.kind].get(group.depth)?.length ?? group.units }));
+  return makeModel({ ...model, layers, config: withPruned(model, left), adapters: new Map(), active: [] });
+}
+
+interface Choice {
+  readonly options: Parsed;
+  /** Of the blocks that are not left whole. */
+  readonly groups: readonly CoupledGroup[];
+  /** |W ⊙ ∂L/∂W| [out, in]. */
+  importance(path: string): Tensor;
+}
+
+async function choice(model: Model, { calibration, ...given }: PruneOptions): Promise<Choice> {
+  const options = parsed(given);
+  const { depth } = model.dimensions;
+  const [first, last] = options.untouched;
+  const groups = groupsOf(model).filter((group) => group.depth >= first && group.depth < depth - last);
+  if (options.variant === "rand" || groups.length === 0) return { options, groups, importance: () => refuseUnseen() };
+  if (!calibration) refuseUnseen();
+  const sites = [...new Set(groups.flatMap(({ members }) => members.map(({ path }) => path)))];
+  const found = (await collectStatistics(model, calibration!, { wants: ["weightTimesGradient"], sites })).sites as ReadonlyMap<string, SiteStatistics>;
+  return { options, groups, importance: (path) => found.get(path)!.weightTimesGradient! };
+}
+
+function parsed(given: z.input<typeof pruneOptions>): Parsed {
+  const result = pruneOptions.safeParse(given);
+  if (result.success) return result.data;
+  const { path, message } = result.error.issues[0]!;
+  throw new StrutError("option", `${path.join(".")} is ${JSON.stringify(given[path[0] as "ratio"])}: ${message}`, { path: path.join(".") });
+}
+
+function refuseUnseen(): never {
+  throw new StrutError("data", "the importance of neurons and heads needs calibration batches", {
+    path: "calibration",
+    hint: 'Give them, or choose the variant "rand".',
+  });
+}
+
+/**
+ * What a structured pruning keeps: neurons of each MLP and heads with what reads them, the least important gone. Stage P of LoRAM
+ * (Zhang et al. 2025, arXiv:2502.13533); the importance of a unit is Σ|W ⊙ ∂L/∂W| over all of its lines, as in LLM-Pruner.
+ *
+ * @example
+ * const kept = await chooseKept(base, { ratio: 0.5, variant: "rand" });
+ */
+export async function chooseKept(model: Model, given: PruneOptions): Promise<Kept> {
+  const { options, groups, importance } = await choice(model, given);
+  const { variant, ratio, seed } = options;
+  if (variant === "semi" || variant === "unst")
+    throw new StrutError("option", `the variant ${variant} keeps every row and column`, { path: "variant", hint: "Use prune() for it, or stru or rand here." });
+  const kept = { neurons: new Map<number, Int32Array>(), heads: new Map<number, Int32Array>() };
+  for (const group of groups) {
+    const { kind, depth, units } = group;
+    const left = unitsLeft(kind, units, ratio);
+    if (left === 0) throw new StrutError("option", `ratio ${ratio} leaves none of ${units} ${kind}`, { path: "ratio", hint: "Choose a smaller one." });
+    const scores = variant === "rand" ? new Rng(seed).fork(`prune/${kind}/${depth}`).permutation(units) : unitScores(group, importance);
+    kept[kind].set(depth, Int32Array.from(largestPlaces(scores, left)));
+  }
+  return kept;
+}
+
+const nothing: Kept = { neurons: new Map(), heads: new Map() };
+
+/**
+ * A smaller or sparser model to train an adapter on, and what it keeps of the rows and columns: all of them for semi and unst, which put
+ * zeros into matrices of the same shape, so that they save no memory and no time. Nothing makes up for what goes (no SparseGPT update).
+ *
+ * @example
+ * const { model: small, kept } = await prune(base, { ratio: 0.5, variant: "rand" });
+ */
+export async function prune(model: Model, given: PruneOptions = {}): Promise<{ model: Model; kept: Kept }> {
+  const { variant = "stru" } = given;
+  if (variant === "stru" || variant === "rand") {
+    const kept = await chooseKept(model, given);
+    return { model: pruneModel(model, kept), kept };
+  }
+  const { options, groups, importance } = await choice(model, given);
+  const layers = new Map(model.layers);
+  for (const { path } of groups.flatMap(({ members }) => members)) {
+    const layer = layerAt(model, path);
+    const mask = options.variant === "semi" ? halfOfFours(importance(path)) : largestEntries(importance(path), options.ratio);
+    const weight = noGrad(() => scope(() => mul(layer.weight, cast(layer.spec.transposed ? transpose(mask) : mask, layer.weight.dtype))));
+    layers.set(path, makeLayer(layer.spec, new Parameter(weight, `${path}.weight`, false), layer.bias));
+  }
+  return { model: makeModel({ ...model, layers, adapters: new Map(), active: [] }), kept: nothing };
+}
+
+/** 1 at the two largest of every four entries of a row (of what is left at its end the larger half), else 0. */
+function halfOfFours(scores: Tensor): Tensor {
+  const [values, cols] = [hostNumbers(scores) as Float64Array, scores.shape[1]!];
+  const mask = new Float32Array(values.length);
+  for (let row = 0; row < values.length; row += cols)
+    for (let at = 0; at < cols; at += 4) {
+      const four = values.subarray(row + at, row + Math.min(at + 4, cols));
+      for (const place of largestPlaces(four, Math.ceil(four.length / 2))) mask[row + at + place] = 1;
+    }
+  return tensor(mask, scores.shape);
+}
+
+/** 1 at the largest entries of a matrix, 0 at the share that goes. */
+function largestEntries(scores: Tensor, share: number): Tensor {
+  const left = scores.size - Math.round(share * scores.size);
+  return left === scores.size ? tensor(new Float32Array(left).fill(1), scores.shape) : globalMasks([scores], left)[0]!;
+}
