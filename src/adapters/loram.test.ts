@@ -196,7 +196,7 @@ describe("recovery", () => {
     }
     expect([small, large].map((model) => count(adapterParameters(attachedTo(model, "default")!)))).toEqual([trained, expected]);
     const answer = await logits(large);
-    expect(distance(await logits(merge(large)), answer)).toBeLessThan(1e-5 * Math.max(...answer.map(Math.abs)));
+    expect(distance(await logits(merge(large)), answer)).toBeLessThan(3e-5 * Math.max(...answer.map(Math.abs)));
   });
 
   it("is a plain LoRA at ratio 0, to the byte of its file", async () => {
@@ -286,7 +286,7 @@ describe("semi-structured and unstructured pruning", () => {
     const large = recover(trained, base, kept);
     const [before, after] = [trained, large].map((one) => attachedTo(one, "default")!.entries.get(path)!);
     expect([after!["A"], after!["B"]]).toEqual([before!["A"], before!["B"]]);
-    expect((await updateOf(large, path)).filter((value) => value === 0).length).toBe(0);
+    expect((await updateOf(large, path)).some((value, i) => w[i] === 0 && value !== 0)).toBe(true);
     // on the disk there are the factors alone: the base says what is masked
     const at = join(folder, variant);
     await saveAdapter(trained, at);
