@@ -1,6 +1,6 @@
 import type { AdapterSet, Attachment, Live, Params, Site } from "../nn/contracts.ts";
 import { dense, lookUp, replacedRows, type LinearOperator } from "../operators/index.ts";
-import { makeModel, type Layer, type Model } from "../models/model.ts";
+import { makeModel, realOf, type Layer, type Model } from "../models/model.ts";
 import { add, noGrad, Parameter, Rng, scope, tensor, zeros, type Tensor } from "../tensor/index.ts";
 import { StrutError } from "../errors.ts";
 import { addAt, applyAt, perOutput, type Adapter } from "./adapter.ts";
@@ -142,7 +142,7 @@ export function tryOut(model: Model, set: AttachedAdapter, path: string): void {
       for (const [module, params] of set.entries) {
         const layer = model.layers.get(module)!;
         const site = layer.site!;
-        const { dtype } = layer.weight;
+        const dtype = realOf(layer);
         set.definition.verify?.(params, site);
         try {
           const { forward, weightAt, rows } = siteAttachment(set, params, module);

@@ -4,10 +4,9 @@ import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { stir } from "../../test/laws/subject.ts";
 import { tinyModel } from "../../test/support/tiny-model.ts";
-import { forward, loadModel, parameters, randomModel, saveModel, type Model } from "../models/index.ts";
+import { forward, fullCache, loadModel, parameters, quantizeModel, randomModel, saveModel, unfreeze, type Model } from "../models/index.ts";
 import { layerAt, makeLayer, makeModel } from "../models/model.ts";
 import { chooseKept, keptLines, prune, pruneModel, type Kept } from "../models/pruning.ts";
-import { fullCache } from "../models/index.ts";
 import { noGrad, Parameter, Rng, start, tensor, type Tensor } from "../tensor/index.ts";
 import { train } from "../training/index.ts";
 import {
@@ -295,6 +294,46 @@ describe("semi-structured and unstructured pruning", () => {
       [base, large],
     ] as const)
       expect(await logits(await loadAdapter(on, at, { methods: [loram as unknown as Adapter] }))).toEqual(await logits(expected));
+  });
+});
+
+describe("QLoRAM", () => {
+  it.each(kinds)("trains on a pruned base in 4 bits, which it never moves, and is recovered for the full one in f32 (%s)", async (kind) => {
+    const base = bases[kind];
+    const { model: pruned, kept } = await prune(base, { ratio: 0.5, calibration });
+    const small = quantizeModel(pruned);
+    const held = [...small.layers.values()].filter(({ quantized }) => quantized);
+    expect(held.map(({ spec }) => spec.path)).toEqual(
+      pruned.sites.filter(({ kind: of, path }) => of === "linear" && path !== "lm_head").map(({ path }) => path),
+    );
+    for (const { site, spec } of held) expect(site!.weight.cost().bytes).toBeLessThan(0.18 * layerAt(pruned, spec.path).site!.weight.cost().bytes);
+    const near = await logits(small);
+    expect(distance(near, await logits(pruned))).toBeGreaterThan(0);
+    const adapted = await adapt(small, loram, { r: 2 });
+    expect(await logits(adapted)).toEqual(near);
+    for (const params of attachedTo(adapted, "default")!.entries.values()) expect(Object.keys(params)).toEqual(["A", "B"]);
+    const before = await numbers(held[0]!.weight);
+    const run = { batches: calibration, steps: 30, learningRate: 1e-2 };
+    const losses: number[] = [];
+    const { model: trained } = await train(adapted, { ...run, onEvent: (event) => event.event === "step" && losses.push(event.loss) });
+    expect(losses.at(-1)!).toBeLessThan(losses[0]! - 0.1);
+    expect(await numbers(held[0]!.weight)).toEqual(before);
+    expect(distance(await logits(merge(trained)), await logits(trained))).toBeLessThan(1e-3);
+    const large = recover(trained, base, kept);
+    const at = join(folder, `q-${kind}`);
+    await saveAdapter(large, at);
+    expect(await logits(await loadAdapter(base, at, { methods: [loram as unknown as Adapter] }))).toEqual(await logits(large));
+    const own = await mkdtemp(join(folder, "own-"));
+    await saveAdapter(trained, join(own, "adapter"));
+    expect(await logits(await loadAdapter(small, join(own, "adapter"), { methods: [loram as unknown as Adapter] }))).toEqual(await logits(trained));
+  });
+
+  it("saves no quantised folder, trains no quantised matrix", async () => {
+    const small = quantizeModel(bases.gpt2);
+    await expect(saveModel(small, join(folder, "nf4"))).rejects.toThrow(/is quantised, and strut writes no such folders/);
+    expect(() => unfreeze(small)).toThrow(/c_attn.weight is quantised, so it cannot train itself/);
+    await expect(adapt(small, lora, { r: 2 }, { targets: ["c_attn"], modulesToSave: ["c_fc"] })).rejects.toThrow(/is quantised/);
+    expect(await logits(quantizeModel(small))).toEqual(await logits(small));
   });
 });
 

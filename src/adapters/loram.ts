@@ -13,8 +13,9 @@ type Options = z.output<typeof options>;
 /** mask: 1 where the base has an entry, 0 where it is zero; absent from a base without zeros. */
 type Params = { A: Tensor; B: Tensor; mask?: Tensor };
 
-/** Where W is not zero. */
+/** Where W is not zero. A quantised matrix has zeros that no pruning put there. */
 function maskOf({ weight, out, in: inner }: Site): Tensor | undefined {
+  if (weight.kind !== "dense") return undefined;
   const W = weight.toDense();
   const values = hostNumbers(W);
   const zero = (x: number | bigint): boolean => Number(x) === 0;

@@ -4,7 +4,7 @@ import type { Attachment, Params } from "../nn/contracts.ts";
 import { add, copyOf, isReal, noGrad, Parameter, reshape, scope, sub, transpose, type Tensor } from "../tensor/index.ts";
 
 /** A copy in memory of its own, laid out as the file has it. */
-const stored = (layer: Layer, matrix: Tensor): Tensor => copyOf(layer.spec.transposed ? transpose(matrix) : reshape(matrix, layer.weight.shape));
+const stored = (layer: Layer, matrix: Tensor): Tensor => copyOf(layer.spec.transposed ? transpose(matrix) : reshape(matrix, layer.spec.shape));
 
 /** W with every active adapter's part, out×in, and what is added to the bias. */
 function merged(layer: Layer, active: readonly Attachment[]): { weight: Tensor; bias: Tensor | undefined } {

@@ -5,7 +5,7 @@ import { parsePeftKeys, refuseStrayKeys, type ParsedKeys, type SharedPart } from
 import { loraLayers, refuseUnreadableLora, type LoraSite } from "../formats/peft-lora.ts";
 import { patternLookup } from "../formats/peft-patterns.ts";
 import { replicateLayers } from "../models/change.ts";
-import type { Model } from "../models/model.ts";
+import { realOf, type Model } from "../models/model.ts";
 import { readTensor } from "../models/stored.ts";
 import type { Params } from "../nn/contracts.ts";
 import { parseOptions, snake } from "../nn/options.ts";
@@ -263,7 +263,7 @@ async function readSet(base: Model, directory: AdapterDirectory, description: De
   const siteOptions = new Map<string, Record<string, unknown>>();
   const stored = new Map<string, Params>();
   for (const module of matched) {
-    const tensors = await read(sorted.byModule.get(module) ?? {}, `${name}/${module}`, base.layers.get(module)!.weight.dtype);
+    const tensors = await read(sorted.byModule.get(module) ?? {}, `${name}/${module}`, realOf(base.layers.get(module)!));
     stored.set(module, tensors);
     const rank = checked?.ranks.get(module);
     const differs =

@@ -1,5 +1,5 @@
 export { fullCache } from "./blocks.ts";
-export { replicateLayers, unfreeze } from "./change.ts";
+export { quantizeModel, replicateLayers, unfreeze } from "./change.ts";
 export { evaluate, evaluateText, evaluationOptions, type EvaluateOptions, type Evaluation, type EvaluationProgress } from "./evaluate.ts";
 export { generate, type GenerateOptions, type Generation, type Reason, type TokenEvent } from "./generate.ts";
 export { architectureOf, loadModel, randomModel } from "./load.ts";

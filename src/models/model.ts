@@ -2,7 +2,7 @@ import { StrutError } from "../errors.ts";
 import type { Config } from "../formats/huggingface.ts";
 import type { AdapterSet, Attachment, Observer, RunnableModel, Run, Site } from "../nn/contracts.ts";
 import { convolve, dense, isOperator, lookUp, patchesOf, scaledRows, sumOf, type ConvGeometry, type LinearOperator } from "../operators/index.ts";
-import { add, batchNorm, full, noGrad, Parameter, permute, stopGradient, sub, type Tensor } from "../tensor/index.ts";
+import { add, batchNorm, full, noGrad, Parameter, permute, stopGradient, sub, type Real, type Tensor } from "../tensor/index.ts";
 import { record } from "../tensor/tape.ts";
 import { checkMix, mixed } from "./mix.ts";
 
@@ -42,7 +42,10 @@ export interface CoupledGroup {
 /** A module of a model: its weights, and what adapters attached to it. */
 export interface Layer {
   readonly spec: LayerSpec;
+  /** As the file has it; of a quantised matrix its codes. */
   readonly weight: Parameter;
+  /** How a quantised matrix is kept. */
+  readonly quantized?: LinearOperator;
   readonly bias?: Parameter;
   /** What training moves without a gradient, by name. */
   readonly buffers?: Buffers;
@@ -116,10 +119,10 @@ export interface Model extends RunnableModel {
 }
 
 /** A layer around its weights; matrices get their site. */
-export function makeLayer(spec: LayerSpec, weight: Parameter, bias?: Parameter, buffers?: Buffers): Layer {
-  const base = { spec, weight, ...(bias ? { bias } : {}), ...(buffers ? { buffers } : {}), attached: [] };
+export function makeLayer(spec: LayerSpec, weight: Parameter, bias?: Parameter, buffers?: Buffers, quantized?: LinearOperator): Layer {
+  const base = { spec, weight, ...(bias ? { bias } : {}), ...(buffers ? { buffers } : {}), ...(quantized ? { quantized } : {}), attached: [] };
   if (spec.kind === "norm") return base;
-  const operator = dense(weight, spec.transposed ?? false);
+  const operator = quantized ?? dense(weight, spec.transposed ?? false);
   const [out, inner] = [operator.out, operator.in];
   const site: Site = {
     path: spec.path,
@@ -134,6 +137,9 @@ export function makeLayer(spec: LayerSpec, weight: Parameter, bias?: Parameter, 
   };
   return { ...base, site };
 }
+
+/** The type that a layer computes in. */
+export const realOf = ({ weight, quantized }: Pick<Layer, "weight" | "quantized">): Real => (quantized ? "f32" : (weight.dtype as Real));
 
 /** A model from its layers; sites follow the order of the architecture. */
 export function makeModel(parts: Omit<Model, "sites" | "adapters" | "active"> & Partial<Pick<Model, "adapters" | "active">>): Model {
@@ -153,14 +159,15 @@ export const acting = (model: Model, layer: Layer): readonly Attachment[] =>
   layer.attached.length === 0 ? layer.attached : layer.attached.filter(({ adapter }) => model.active.includes(adapter));
 
 /** A layer's site as it is now: the base's, unless active adapters bring a weight or bias of their own. */
-export function currentSite({ site, bias: base, weight: { dtype } }: Layer, active: readonly Attachment[]): Site {
+export function currentSite(layer: Layer, active: readonly Attachment[]): Site {
+  const { site, bias: base } = layer;
   if (active.length === 0) return site!;
   const replaced = (active.findLast((attachment) => isOperator(attachment.weight))?.weight as LinearOperator | undefined) ?? site!.weight;
   const bias = active.findLast((attachment) => attachment.bias)?.bias ?? base;
   const start = replaced === site!.weight && bias === base ? site! : { ...site!, weight: replaced, ...(bias ? { bias } : {}) };
   const [first, ...others] = active.flatMap(({ weightAt }) => (weightAt ? [weightAt(start)] : []));
   if (!first) return start;
-  const minusBase = (): LinearOperator => scaledRows(full([start.out], -1, dtype), start.weight);
+  const minusBase = (): LinearOperator => scaledRows(full([start.out], -1, realOf(layer)), start.weight);
   return { ...start, weight: others.reduce((sum, other) => sumOf(sumOf(sum, other), minusBase()), first) };
 }
 

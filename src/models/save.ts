@@ -1,3 +1,4 @@
+import { StrutError } from "../errors.ts";
 import { writeFolderAtomically } from "../formats/files.ts";
 import { copyCompanions, writeConfig } from "../formats/huggingface.ts";
 import { writeSharded } from "../formats/safetensors-folder.ts";
@@ -34,6 +35,12 @@ export function weightsOf(model: Model, dtype?: DType): TensorToWrite[] {
  * it came from. The folder appears whole or not at all. Adapters that are not merged are not written.
  */
 export async function saveModel(model: Model, folder: string, { dtype, maxShardBytes, overwrite }: SaveOptions = {}): Promise<void> {
+  const coded = [...model.layers.values()].find(({ quantized }) => quantized);
+  if (coded)
+    throw new StrutError("model", `${coded.spec.path} is quantised, and strut writes no such folders`, {
+      path: folder,
+      hint: "Save the model it was made from, and the adapter beside it.",
+    });
   const stored = dtype ?? [...model.layers.values()][0]!.weight.dtype;
   await writeFolderAtomically(
     folder,

@@ -4,6 +4,7 @@ import { blockDiagonal, kronecker } from "./block.ts";
 import { dense } from "./dense.ts";
 import { diagonal, scaledColumns, scaledRows } from "./diagonal.ts";
 import { coredLowRank, lowRank } from "./low-rank.ts";
+import { nf4 } from "./nf4.ts";
 import { productOf, sumOf, transposeOf } from "./nodes.ts";
 import type { LinearOperator, OperatorOptions } from "./operator.ts";
 import { permutation } from "./permutation.ts";
@@ -50,6 +51,7 @@ const kinds: Record<string, Build> = {
   kronecker: (part) => kronecker(part("A"), part("B")),
   "low-rank": (part, { scale }) => lowRank(part("B"), part("A"), scale),
   "n-of-m": (part, { n, m, cols }) => nOfM(part("values"), part("places"), [n, m], cols),
+  nf4: (part, { shape, block }) => nf4({ codes: part("codes"), largest: part("largest"), scales: part("scales"), mean: part("mean") }, shape, block),
   permutation: (part, { dtype }) => permutation(part("index"), dtype),
   product: (_part, _options, inner) => productOf(inner["0"]!, inner["1"]!),
   quantized: (part, options, _inner, has) => quantized(part("codes"), part("scales"), has("zeros") ? part("zeros") : null, options),

@@ -5,6 +5,7 @@ export { dense } from "./dense.ts";
 export { describeOperator, operatorFrom, type OperatorDescriptor } from "./describe.ts";
 export { diagonal, scaledColumns, scaledRows } from "./diagonal.ts";
 export { coredLowRank, lowRank } from "./low-rank.ts";
+export { nf4, quantizeNf4, type Nf4Parts } from "./nf4.ts";
 export { productOf, sumOf, transposeOf } from "./nodes.ts";
 export { applyTransposed, isOperator, lookUp, type Cost, type LinearOperator } from "./operator.ts";
 export { permutation } from "./permutation.ts";

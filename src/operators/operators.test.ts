@@ -21,6 +21,7 @@ import {
   productOf,
   quantize,
   quantizeInBlocks,
+  quantizeNf4,
   replacedRows,
   scaledColumns,
   scaledRows,
@@ -204,6 +205,7 @@ const kinds: Record<string, Kind> = {
     build: () => quantize(tensor(sample([3, 6], 4), [3, 6]), { bits: 8, group: 4, symmetric: false }),
     codes: 18,
   },
+  "4-bit NormalFloat": { shape: [4, 5], leaves: [], build: () => quantizeNf4(tensor(sample([4, 5], 4), [4, 5]), 8), codes: 23 },
   "8-bit blocks": { shape: [4, 5], leaves: [], build: () => quantizeInBlocks(tensor(sample([4, 5], 4), [4, 5]), 8), codes: 20 },
 };
 

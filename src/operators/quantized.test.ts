@@ -14,7 +14,7 @@ import {
   tensor,
   unpackBits,
 } from "../tensor/index.ts";
-import { largestOfM, quantize, quantized, quantizeInBlocks } from "./index.ts";
+import { largestOfM, quantize, quantized, quantizeInBlocks, quantizeNf4 } from "./index.ts";
 
 beforeAll(async () => {
   await start();
@@ -138,5 +138,50 @@ describe("the largest N of M", () => {
     const { values, places } = largestOfM(tensor([1, -4, 2, 3, 0, 0, -1, 5], [1, 8]), [2, 4]);
     expect([...(await values.data())]).toEqual([-4, 3, -1, 5]);
     expect([...(await unpackBits(places, [4], 2).data())]).toEqual([1, 3, 2, 3]);
+  });
+});
+
+describe("4-bit NormalFloat", () => {
+  it("keeps a block of its levels, and takes .52 bytes a weight at 4096 of them and more", async () => {
+    const levels = [-1, -0.6961928009986877, -0.18477343022823334, 0, 0.07958029955625534, 0.33791524171829224, 0.5626170039176941, 1];
+    const w = quantizeNf4(
+      tensor(
+        levels.flatMap((x) => [x, -0.5250730514526367]),
+        [2, 8],
+      ),
+      8,
+    );
+    const found = [...(await w.toDense().data())];
+    levels.forEach((x, i) => expect([found[2 * i], found[2 * i + 1]]).toEqual([Math.fround(x), Math.fround(-0.5250730514526367)]));
+    const big = quantizeNf4(tensor(sample([128, 256], 1), [128, 256]));
+    expect(big.cost().bytes / (128 * 256)).toBeCloseTo(0.5 + 1 / 64 + 4 / (64 * 256), 3);
+  });
+
+  it("errs by half the widest gap of its levels at most, times the largest of the block, and keeps zeros", async () => {
+    const values = sample([5, 70], 3).map((x, i) => (i % 9 === 0 ? 0 : x));
+    const found = [
+      ...(await quantizeNf4(tensor(values, [5, 70]))
+        .toDense()
+        .data()),
+    ].map(Number);
+    values.forEach((x, i) => {
+      const block = values.slice(i - (i % 64), i - (i % 64) + 64);
+      // the largest themselves are kept in 8 bits
+      expect(Math.abs(found[i]! - x)).toBeLessThan(Math.max(...block.map(Math.abs)) * (0.3039 / 2 + 0.02));
+      if (x === 0) expect(found[i]).toBe(0);
+    });
+    expect([
+      ...(await quantizeNf4(tensor(new Array<number>(6).fill(0), [2, 3]))
+        .toDense()
+        .data()),
+    ]).toEqual([0, 0, 0, 0, 0, 0]);
+  });
+
+  it("has the gradient of the matrix that it stands for", async () => {
+    const w = quantizeNf4(tensor(sample([6, 10], 3), [6, 10]), 16);
+    const [x, y] = [new Parameter(tensor(sample([3, 10], 5), [3, 10])), new Parameter(tensor(sample([3, 10], 5), [3, 10]))];
+    const weights = tensor(sample([3, 6], 8), [3, 6]);
+    const [one, other] = [backward(sum(mul(w.apply(x), weights))), backward(sum(mul(linear(y, w.toDense()), weights)))];
+    expect([...(await one.get(x)!.data())]).toEqual([...(await other.get(y)!.data())]);
   });
 });
