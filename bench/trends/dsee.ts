@@ -12,8 +12,8 @@ export default {
     const task = await linearTeacher({ target: "full", inputs: "anisotropic" });
     const course = { steps: 600, learningRate: [3e-3, 1e-2] };
     const of = (label: string, options: Readonly<Record<string, unknown>> & { r: number }) => row(label, task, dsee, { alpha: options.r, ...options }, course);
-    const pruned = (pruningRatio: number, pruneMode: string) =>
-      of(`${pruningRatio * 100} % pruned by ${pruneMode}`, { r: 2, numSparse: 16, sparseMethod: "omp", pruningRatio, pruneMode });
+    const pruned = (adPruningRatio: number, pruneMode: string) =>
+      of(`${adPruningRatio * 100} % pruned by ${pruneMode}`, { r: 2, numSparse: 16, sparseMethod: "omp", adPruningRatio, pruneMode });
     return [
       await row("LoRA r 2", task, lora, { r: 2, alpha: 2 }, course),
       await of("r 1 + 112 grebsmo", { r: 1, numSparse: 112 }),

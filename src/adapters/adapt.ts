@@ -128,9 +128,9 @@ function patternedOptions(options: Record<string, unknown>, paths: readonly stri
   );
 }
 
-/** What a method made, as it will be kept: real numbers train unless the method froze them, indices do not. */
-function leafOf(value: Tensor, name: string, frozen: boolean): Tensor {
-  if (!isReal(value.dtype)) return keep(value);
+/** What a method made, as it will be kept: real numbers train unless the method froze them, indices do not; what is frozen a checkpoint keeps. */
+export function leafOf(value: Tensor, name: string, frozen: boolean): Tensor {
+  if (!isReal(value.dtype) && !frozen) return keep(value);
   if (!(value instanceof Parameter)) return new Parameter(value, name, !frozen);
   if (value.name === "") value.name = name;
   return value;

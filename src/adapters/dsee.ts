@@ -1,23 +1,30 @@
 import { z } from "zod";
+import { StrutError } from "../errors.ts";
 import { qr } from "../linalg/index.ts";
 import type { Regime, Site, Training } from "../nn/contracts.ts";
 import { dense, flatSparse, lowRank, sumOf, type LinearOperator } from "../operators/index.ts";
 import {
   abs,
   add,
+  affine,
   cast,
   concat,
   copyOf,
+  div,
+  globalMasks,
   hostNumbers,
   matmul,
   mul,
   noGrad,
   ones,
+  packBits,
   scale,
+  scope,
   slice,
   sub,
   tensor,
   transpose,
+  unpackBits,
   zeros,
   type Real,
   type Rng,
@@ -46,7 +53,17 @@ const options = z.object({
     .describe("rounds of that decomposition, each of which adds rankStep to its rank; defaults to 10, the code has 100"),
   rankStep: z.int().positive().default(5).describe("rank that a round adds; defaults to 5"),
   threshold: z.number().nonnegative().default(0.01).describe("entries of W below this are not left over; defaults to 0.01"),
-  pruningRatio: z.number().min(0).lt(1).default(0).describe("share of the base's entries, over all sites, that become zero in the second stage; defaults to 0"),
+  adapted: z
+    .array(z.string())
+    .optional()
+    .describe("names of the modules that get an update; other targets are only pruned; defaults to all targets, and to all linear layers for the targets"),
+  adPruningRatio: z
+    .number()
+    .min(0)
+    .lt(1)
+    .default(0)
+    .describe("share of the base's entries, over all adapted modules, that become zero in the second stage; defaults to 0"),
+  pruningRatio: z.number().min(0).lt(1).default(0).describe("the same of the modules that are only pruned, which are a pool of their own; defaults to 0"),
   pruneMode: z
     .enum(scoresBy)
     .default("WABS")
@@ -54,7 +71,7 @@ const options = z.object({
   pruneAt: z.number().min(0).lt(1).default(0.5).describe("share of the steps before the second stage; defaults to 0.5"),
 });
 type Options = z.output<typeof options>;
-/** mask: 0 where the base is pruned, if it is. */
+/** mask: a bit for each entry of the base, 0 where it is pruned, if there is a second stage. */
 type Params = { A: Tensor; B: Tensor; values: Tensor; index: Tensor; mask?: Tensor };
 
 const scaleOf = (o: Options): number => (o.r === 0 ? 1 : o.alpha / o.r);
@@ -100,8 +117,8 @@ function updateOf({ A, B, values, index }: Params, site: Site, o: Options): Line
 }
 
 /** What decides which entries of the base stay, by mode: larger stays. */
-function scores({ A, B, values, index }: Params, site: Site, o: Options, rng: Rng): Float32Array {
-  if (o.pruneMode === "random") return hostNumbers(rng.fork(site.path).uniform([site.out, site.in], 1)) as Float32Array;
+function scores({ A, B, values, index }: Params, site: Site, o: Options, rng: Rng): Tensor {
+  if (o.pruneMode === "random") return abs(rng.fork(site.path).uniform([site.out, site.in], 1));
   const s = scaleOf(o);
   const [W, AB] = [site.weight.toDense(), matmul(B, A)];
   const S = flatSparse(values, index, [site.out, site.in]).toDense();
@@ -114,23 +131,40 @@ function scores({ A, B, values, index }: Params, site: Site, o: Options, rng: Rn
     NABS: () => add(AB, S),
     NAB: () => AB,
   };
-  const sizes = hostNumbers(abs(of[o.pruneMode]())) as Float32Array;
-  return o.pruneMode.startsWith("N") ? sizes.map((x) => (x === 0 ? Infinity : 1 / x)) : sizes;
+  const sizes = abs(of[o.pruneMode]());
+  return o.pruneMode.startsWith("N") ? div(ones(sizes.shape, sizes.dtype as Real), sizes) : sizes;
 }
 
-/** Zeroes the share of all sites' base entries with the smallest scores. */
-function prune(t: Training<Params>, o: Options): void {
-  noGrad(() => {
-    const all = t.views.map(({ site, params }) => scores(params, site, o, t.rng));
-    const places = all.flatMap((own, site) => Array.from(own, (score, at) => ({ score, site, at })));
-    places.sort((a, b) => a.score - b.score || a.site - b.site || a.at - b.at);
-    for (const { site, at } of places.slice(0, Math.round(o.pruningRatio * places.length))) (hostView(t.views[site]!.params.mask!) as Float32Array)[at] = 0;
-  });
+const isAdapted = (site: Site, o: Options): boolean => o.adapted?.includes(site.role) ?? true;
+
+/** Zeroes the share of each pool's base entries with the smallest scores. */
+function prune({ views, rng }: Training<Params>, o: Options): void {
+  noGrad(() =>
+    scope(() => {
+      for (const [adapted, ratio] of [
+        [true, o.adPruningRatio],
+        [false, o.pruningRatio],
+      ] as const) {
+        const pool = views.filter(({ site, params }) => params.mask && isAdapted(site, o) === adapted);
+        const all = pool.map(({ params, site }) => scores(params, site, o, rng));
+        const gone = Math.round(ratio * all.reduce((sum, { size }) => sum + size, 0));
+        const masks = globalMasks(all, gone, { largest: false });
+        for (const [i, { params }] of pool.entries())
+          (hostView(params.mask!) as Uint8Array).set(hostView(packBits(cast(affine(masks[i]!, -1, 1), "i32"), 1)) as Uint8Array);
+      }
+    }),
+  );
+}
+
+/** W ⊙ its mask. */
+function prunedWeight(mask: Tensor, { weight, out, in: inner }: Site): LinearOperator {
+  const W = weight.toDense();
+  return dense(mul(W, cast(unpackBits(mask, [out, inner], 1), W.dtype)));
 }
 
 /**
  * DSEE: ΔW = s·(B·A + S) with S free at few fixed entries; halfway the base itself may be pruned, by scores that the update takes part in.
- * Chen et al. 2023, arXiv:2111.00160. The base's mask leaves the update whole, as in the code; whole heads are not removed here.
+ * Chen et al. 2023, arXiv:2111.00160. The base's mask leaves the update whole, as in the code. `removeHeads` cuts whole heads between two runs.
  *
  * @example
  * const tuned = await adapt(model, dsee, { r: 2, numSparse: 16, sparseMethod: "omp" });
@@ -142,24 +176,35 @@ export const dsee = adapter({
   kinds: ["linear"],
   options,
   begins: "factors",
-  async init(site, o, { rng, dtype }): Promise<Params> {
+  defaults: (o) => (o.adapted ? { targets: "all-linear" } : {}),
+  async init(site, given, { rng, dtype }): Promise<Params> {
+    const adapted = isAdapted(site, given);
+    const o = adapted ? given : { ...given, r: 0, numSparse: 0 };
     const index = await support(site, o, rng.fork("support"));
+    const size = site.out * site.in;
     return {
       A: rng.fork("A").normal([o.r, site.in], 0.02, dtype),
       B: zeros([site.out, o.r], dtype),
       values: zeros([index.length], dtype),
       index: tensor(index, [index.length], "i32"),
-      ...(o.pruningRatio > 0 ? { mask: ones([site.out, site.in], dtype) } : {}),
+      ...((adapted ? o.adPruningRatio : o.pruningRatio) > 0 ? { mask: packBits(ones([size], "i32"), 1) } : {}),
     };
   },
-  weight: ({ mask }: Params, site) => (mask ? dense(mul(site.weight.toDense(), cast(mask, site.weight.toDense().dtype))) : site.weight),
+  weight: ({ mask }: Params, site) => (mask ? prunedWeight(mask, site) : site.weight),
   update: (p: Params, site, o) => updateOf(p, site, o),
   forward: (x, y, p, site, o, live) => addAt(site, updateOf(p, site, o), y, dropInput(x, o, site, live)),
-  regime: (o): Regime<Params> => ({
-    beforeForward(t) {
-      if (o.pruningRatio > 0 && t.step === Math.floor(o.pruneAt * t.steps)) prune(t, o);
-    },
-  }),
+  regime(o): Regime<Params> {
+    if (o.pruningRatio > 0 && !o.adapted)
+      throw new StrutError("option", "dsee: pruningRatio is of modules that are only pruned, and without `adapted` there are none", {
+        path: "pruningRatio",
+        hint: "Name the adapted modules, such as adapted: [q_proj, v_proj], or use adPruningRatio.",
+      });
+    return {
+      beforeForward(t) {
+        if (t.step === Math.floor(o.pruneAt * t.steps)) prune(t, o);
+      },
+    };
+  },
   layout: {
     tensors: { linear: { A: "lora_A.weight", B: "lora_B.weight", values: "dsee_values", index: "dsee_indices", mask: "dsee_mask" } },
     frozen: ["mask"],

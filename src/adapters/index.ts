@@ -9,6 +9,7 @@ export { compacter, phm, type PhmLayer } from "./compacter.ts";
 export { combine, combinations, type Combination, type CombineOptions } from "./combine.ts";
 export { dora } from "./dora.ts";
 export { dsee } from "./dsee.ts";
+export { removeHeads, type RemoveHeadsOptions } from "./dsee-heads.ts";
 export { atRank, dylora } from "./dylora.ts";
 export { flora } from "./flora.ts";
 export { bitfit, fullFineTuning } from "./full.ts";

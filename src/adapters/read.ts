@@ -9,8 +9,8 @@ import { realOf, type Model } from "../models/model.ts";
 import { readTensor } from "../models/stored.ts";
 import type { Params } from "../nn/contracts.ts";
 import { parseOptions, snake } from "../nn/options.ts";
-import { isReal, keep, Parameter, Rng, scope, type Real, type Tensor } from "../tensor/index.ts";
-import { copiedLeaves, initialise, takenFrom, tiedHead } from "./adapt.ts";
+import { Parameter, Rng, scope, type Real, type Tensor } from "../tensor/index.ts";
+import { copiedLeaves, initialise, leafOf, takenFrom, tiedHead } from "./adapt.ts";
 import type { Adapter } from "./adapter.ts";
 import { newLive, tryOut, withAdapters, type AttachedAdapter, type Taken, type Targeting } from "./attach.ts";
 import { tokenRows } from "./tokens.ts";
@@ -248,7 +248,7 @@ async function readSet(base: Model, directory: AdapterDirectory, description: De
       await Promise.all(
         Object.entries(keys).map(async ([param, key]) => [
           param,
-          leaf(await readTensor(weights, key, like, path), `${prefix}/${param}`, layout.frozen?.includes(param)),
+          leafOf(await readTensor(weights, key, like, path), `${prefix}/${param}`, layout.frozen?.includes(param) ?? false),
         ]),
       ),
     );
@@ -336,8 +336,6 @@ async function takenOnLoading(
   }
   return taken;
 }
-
-const leaf = (value: Tensor, name: string, frozen = false): Tensor => (isReal(value.dtype) ? new Parameter(value, name, !frozen) : keep(value));
 
 /** Modules stored whole, by the plain weights in the file. */
 const savedModules = (base: Model, keys: readonly { module: string; part: string }[], matched: readonly string[]): string[] => [

@@ -38,8 +38,9 @@ export function recover(pruned: Model, full: Model, kept: Kept, { name = pruned.
   for (const leaf of set.copies.keys())
     if (lines.has(leaf.slice(0, leaf.lastIndexOf(".")))) refuse(`trains ${leaf} itself, which was cut`, "Train no biases or whole modules of pruned layers.");
   const entries = new Map(
-    [...set.entries].map(([path, { mask: _, ...params }]): [string, Params] => {
+    [...set.entries].map(([path, held]): [string, Params] => {
       const at = lines.get(path);
+      const params = Object.fromEntries(Object.entries(held).filter(([key]) => key !== "mask"));
       if (!at) return [path, params];
       const { A, B, ...others } = params;
       if (!A || !B || Object.keys(others).length > 0) return refuse(`at ${path} is more or other than factors A and B`, "Train a LoRA on the pruned model.");

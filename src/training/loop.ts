@@ -1,6 +1,6 @@
 import { StrutError } from "../errors.ts";
 import { parameters, type Model } from "../models/model.ts";
-import { engine, scope, start, sumSquares, type Parameter } from "../tensor/index.ts";
+import { engine, isReal, scope, start, sumSquares, type Parameter } from "../tensor/index.ts";
 import { measure } from "./evaluation.ts";
 import type { EndReason, TrainingEvent } from "./events.ts";
 import { diverged, stepGradients } from "./gradients.ts";
@@ -272,7 +272,7 @@ class Training {
 
   async #save(): Promise<void> {
     const session = this.#session;
-    const total = scope(() => sumSquares(session.trained.values()));
+    const total = scope(() => sumSquares([...session.trained.values()].filter(({ dtype }) => isReal(dtype))));
     if (!Number.isFinite(total)) throw diverged("a weight", total, session.step - 1, session.settings.learningRate);
     const path = await this.#folder!.save(session, this.#progress);
     this.#saved = { step: session.step, path };

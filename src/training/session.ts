@@ -112,7 +112,7 @@ export class Session {
       });
     for (const [name, w] of this.trained) {
       this.#names.set(w, name);
-      if (!isReal(w.dtype))
+      if (w.trainable && !isReal(w.dtype))
         throw new StrutError("dtype", `${name} is ${w.dtype}; only f32 and f64 parameters train`, { path: name, hint: "Load the model as f32." });
     }
   }

@@ -411,7 +411,7 @@ export const sheets: Readonly<Record<string, Sheet>> = {
     variants: [
       { r: 1, alpha: 3, numSparse: 2, sparseMethod: "omp" },
       { r: 2, alpha: 4, numSparse: 5, outerIters: 2, rankStep: 1, dropout: 0.3 },
-      { r: 1, numSparse: 3, sparseMethod: "rp", pruningRatio: 0.3 },
+      { r: 1, numSparse: 3, sparseMethod: "rp", adPruningRatio: 0.3 },
     ],
     totals: [{ says: 'dsee.md: "24·(16·1536+16)=590 208"', options: { r: 16, numSparse: 16 }, sites: [[768, 768, 24]], total: 590_208 }],
   },
