@@ -1,5 +1,6 @@
 import type { Command } from "commander";
 import type { z } from "zod";
+import { parameters, type Model } from "../models/index.ts";
 import { prepare, type Prepared } from "../recipe/prepare.ts";
 import { parseRecipe, readRecipe } from "../recipe/read.ts";
 import { clearRun, outputs, runRecipe, type RunResult } from "../recipe/run.ts";
@@ -91,8 +92,8 @@ async function trainRecipe(options: Options, io: Io): Promise<void> {
     else progress.show(event);
   };
   const result = await runRecipe(prepared, { out, resume, signal: io.interrupt(), onEvent }).finally(() => progress.end());
-  const { adapter, folder, checkpoint, reason, step, loss, heldOut } = result;
-  if (json) printJson(io, { event: "result", step, reason, loss, heldOut, adapter, folder, checkpoint });
+  const { adapter, folder, pruned, checkpoint, reason, step, loss, heldOut } = result;
+  if (json) printJson(io, { event: "result", step, reason, loss, heldOut, adapter, folder, pruned, checkpoint });
   else print(io, `\n${describedResult(result, out, (performance.now() - began) / 1000)}`);
   if (options.memory && memory) {
     const process = peakRss();
@@ -104,10 +105,16 @@ async function trainRecipe(options: Options, io: Io): Promise<void> {
   throw new Exit(130);
 }
 
-const describedRun = ({ recipe, model, coverage, parameters: { trained, total }, batches, heldOut, window }: Prepared): string =>
+const sizes = (model: Model): number => [...parameters(model).values()].reduce((sum, { size }) => sum + size, 0);
+
+const describedRun = ({ recipe, model, base, pruned, coverage, parameters: { trained, total }, batches, heldOut, window }: Prepared): string =>
   facts([
     ["model", recipe.fromScratch ? `${recipe.model}, from random weights` : recipe.model],
     ["method", recipe.method],
+    [
+      "trained on",
+      pruned && `${grouped(sizes(pruned.model))} of the model's ${grouped(sizes(base))} parameters${pruned.sparse ? ", those that are zero included" : ""}`,
+    ],
     ...(coverage ? coverageFacts(coverage, model.sites) : []),
     ["trains", `${grouped(trained)} parameters (the model has ${grouped(total)})`],
     [
@@ -130,7 +137,7 @@ const describedMemory = ({ weights, gradients, states, activations, peak }: Memo
     ["peak of the process", bytesText(whole)],
   ]);
 
-const describedResult = ({ step, reason, loss, best, heldOut, adapter, folder, checkpoint }: RunResult, out: string, seconds: number): string =>
+const describedResult = ({ step, reason, loss, best, heldOut, adapter, folder, pruned, checkpoint }: RunResult, out: string, seconds: number): string =>
   facts([
     ["ended", `${reason} after step ${step}, ${seconds.toFixed(1)} s`],
     ["training loss", `${loss.toFixed(4)} in the last step`],
@@ -138,6 +145,7 @@ const describedResult = ({ step, reason, loss, best, heldOut, adapter, folder, c
     ["best held out", best && best.step !== heldOut?.step ? `${best.loss.toFixed(4)} at step ${best.step}` : undefined],
     ["adapter", adapter],
     ["model", folder],
+    ["smaller base", pruned],
     ["checkpoint", checkpoint],
     ["events", `${out}/${outputs.events}`],
   ]);

@@ -18,7 +18,7 @@ export {
   type LayerSpec,
   type Model,
 } from "./model.ts";
-export { chooseKept, prune, pruneModel, pruneOptions, type Kept, type PruneOptions } from "./pruning.ts";
+export { chooseKept, prune, pruneModel, pruneOptions, type Kept, type Pruned, type PruneOptions } from "./pruning.ts";
 export { saveModel, type SaveOptions } from "./save.ts";
 export { generationOptions, type GenerationOptions } from "./sampling.ts";
 export type { CalibrationBatch, CalibrationBatches } from "./calibration.ts";

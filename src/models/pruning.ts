@@ -165,6 +165,14 @@ export async function chooseKept(model: Model, given: PruneOptions): Promise<Kep
   return kept;
 }
 
+/** A base that was made small, or sparse in its old shapes. */
+export interface Pruned {
+  readonly model: Model;
+  readonly kept: Kept;
+  /** Entries are zero; nothing was cut. */
+  readonly sparse: boolean;
+}
+
 const nothing: Kept = { neurons: new Map(), heads: new Map() };
 
 /**
@@ -174,11 +182,11 @@ const nothing: Kept = { neurons: new Map(), heads: new Map() };
  * @example
  * const { model: small, kept } = await prune(base, { ratio: 0.5, variant: "rand" });
  */
-export async function prune(model: Model, given: PruneOptions = {}): Promise<{ model: Model; kept: Kept }> {
+export async function prune(model: Model, given: PruneOptions = {}): Promise<Pruned> {
   const { variant = "stru" } = given;
   if (variant === "stru" || variant === "rand") {
     const kept = await chooseKept(model, given);
-    return { model: pruneModel(model, kept), kept };
+    return { model: pruneModel(model, kept), kept, sparse: false };
   }
   const { options, groups, importance } = await choice(model, given);
   const layers = new Map(model.layers);
@@ -188,7 +196,7 @@ export async function prune(model: Model, given: PruneOptions = {}): Promise<{ m
     const weight = noGrad(() => scope(() => mul(layer.weight, cast(layer.spec.transposed ? transpose(mask) : mask, layer.weight.dtype))));
     layers.set(path, makeLayer(layer.spec, new Parameter(weight, `${path}.weight`, false), layer.bias));
   }
-  return { model: makeModel({ ...model, layers, adapters: new Map(), active: [] }), kept: nothing };
+  return { model: makeModel({ ...model, layers, adapters: new Map(), active: [] }), kept: nothing, sparse: true };
 }
 
 /** 1 at the two largest of every four entries of a row (of what is left at its end the larger half), else 0. */

@@ -1,9 +1,9 @@
-import { adapt, adapterParameters, attachedTo, type Coverage } from "../adapters/index.ts";
+import { adapt, adapterParameters, attachedTo, loadKept, recover, removeHeads, type Coverage } from "../adapters/index.ts";
 import { initializerById, isAdapter, methodById } from "../catalog.ts";
 import { splitTail, textsOf, tokenBatches, tokenStream, type BatchSource } from "../data/index.ts";
 import { StrutError } from "../errors.ts";
 import type { Tokenizer } from "../formats/tokenizer.ts";
-import { languageDimensions, parameters, unfreeze, type Model } from "../models/index.ts";
+import { languageDimensions, loadModel, parameters, prune, unfreeze, type Model, type Pruned } from "../models/index.ts";
 import { start, type Parameter } from "../tensor/index.ts";
 import { freshModel, openModel, openText, type Opened } from "./open.ts";
 import type { Recipe } from "./schema.ts";
@@ -19,6 +19,8 @@ export interface Prepared {
   /** Token ids of the held-out text, if any was held out. */
   readonly heldOut: Int32Array | undefined;
   readonly window: number;
+  /** The base that is trained on in place of the full one, where the recipe prunes. */
+  readonly pruned?: Pruned;
   /** What the adapter sits on; undefined if all weights train. */
   readonly coverage: Coverage | undefined;
   readonly parameters: { readonly trained: number; readonly total: number };
@@ -60,6 +62,9 @@ export async function prepare(recipe: Recipe): Promise<Prepared> {
   const split = texts.length === 1 ? splitTail(texts[0]!, data.heldOut) : splitTail(texts, data.heldOut);
   const stream = (part: string | string[]): Int32Array => tokenStream(tokenizer, typeof part === "string" ? [part] : part);
   const batches = tokenBatches(stream(split.train), { window, rows: training.batchSize, seed: training.seed });
+  const pruned = recipe.prune && (await prunedBase(base, recipe.prune, batches, training.seed));
+  const model = await withTrainable(pruned?.model ?? base, recipe, batches);
+  refuseStages(recipe, model, base, pruned);
   const heldOut = data.heldOut > 0 ? stream(split.heldOut) : undefined;
   if (heldOut && heldOut.length < 2)
     throw new StrutError("data", `the held-out part of ${data.text} has ${heldOut.length} tokens; at least 2 are needed`, {
@@ -77,9 +82,53 @@ export async function prepare(recipe: Recipe): Promise<Prepared> {
     batches,
     heldOut,
     window,
+    ...(pruned ? { pruned } : {}),
     coverage: own?.coverage,
     parameters: { trained: trainedSize(model), total: sizes(parameters(base).values()) },
   };
+}
+
+/** Batches of another text, for a stage of its own. */
+export async function textBatches({ recipe, tokenizer, window }: Pick<Prepared, "recipe" | "tokenizer" | "window">, path: string): Promise<BatchSource> {
+  const stream = tokenStream(tokenizer, textsOf(await openText(path), path));
+  return tokenBatches(stream, { window, rows: recipe.training.batchSize, seed: recipe.training.seed });
+}
+
+/** The small base of a recipe: one that was written before, or one made from the gradients of the first batches. */
+async function prunedBase(
+  base: Model,
+  { from, variant, ratio, untouched, calibrationBatches, align }: NonNullable<Recipe["prune"]>,
+  batches: BatchSource,
+  seed: number,
+): Promise<Pruned> {
+  if (from === undefined) {
+    const calibration = await Promise.all(Array.from({ length: calibrationBatches }, (_, k) => batches.batch(k)));
+    return prune(base, { variant, ratio, untouched, seed, calibration });
+  }
+  if (align)
+    throw new StrutError("recipe", "a base that was pruned before is taken as it is, so prune.align has no meaning", {
+      path: "prune.align",
+      hint: "Leave out align or from.",
+    });
+  const kept = await loadKept(from, base);
+  return { model: await loadModel(from), kept, sparse: kept.heads.size + kept.neurons.size === 0 };
+}
+
+/** What would only fail after the training is refused before it. */
+function refuseStages({ removeHeads: remove, training }: Recipe, model: Model, base: Model, pruned: Pruned | undefined): void {
+  if (model.active.length === 0 && (pruned || remove))
+    throw new StrutError("recipe", "without an adapter there is nothing to put back or to judge heads by", {
+      path: "method",
+      hint: "Use loram with prune, dsee with removeHeads.",
+    });
+  if (pruned) recover(model, base, pruned.kept);
+  if (!remove) return;
+  if (pruned || training.steps === undefined || training.steps < 2)
+    throw new StrutError("recipe", "removeHeads needs training.steps of at least 2, and no prune", {
+      path: "removeHeads",
+      hint: "Give the steps, or leave out one of the two.",
+    });
+  removeHeads(model, remove.count);
 }
 
 const targetingKeys = [
@@ -97,7 +146,7 @@ const targetingKeys = [
 ] as const;
 
 /** The model with the recipe's adapter, or with all of its weights trainable. */
-async function withTrainable(base: Model, recipe: Recipe, batches: BatchSource): Promise<Model> {
+export async function withTrainable(base: Model, recipe: Recipe, batches: BatchSource): Promise<Model> {
   const targeting = Object.fromEntries(targetingKeys.flatMap((key) => (recipe[key] === undefined ? [] : [[key, recipe[key]]])));
   // on some modules it is an adapter like others
   if (recipe.method === "full" && recipe.targets === undefined) {

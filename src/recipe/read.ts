@@ -140,11 +140,18 @@ export function parseRecipe(text: string, path = "recipe.yaml"): Recipe {
   if (!parsed.success) throw wrongValue(parsed.error.issues[0]!, renamed, source, spelled);
   const recipe = parsed.data;
   const here = (file: string): string => (isAbsolute(file) ? file : join(dirname(path), file));
+  const { prune } = recipe;
+  const inside = prune && {
+    ...prune,
+    ...(prune.from === undefined ? {} : { from: here(prune.from) }),
+    ...(prune.align ? { align: { ...prune.align, text: here(prune.align.text) } } : {}),
+  };
   return {
     ...recipe,
     model: here(recipe.model),
     ...(recipe.tokenizer === undefined ? {} : { tokenizer: here(recipe.tokenizer) }),
     data: { ...recipe.data, text: here(recipe.data.text) },
+    ...(inside ? { prune: inside } : {}),
     training: withHuggingFaceOptimizer(recipe.training, (message, hint) => source.error(message, hint, source.line(["training", "optim"]))),
   };
 }

@@ -1,12 +1,22 @@
 import { closeSync, mkdirSync, openSync, readFileSync, truncateSync, writeSync } from "node:fs";
 import { rm } from "node:fs/promises";
 import { join } from "node:path";
-import { merge, saveAdapter } from "../adapters/index.ts";
+import { merge, saveAdapter, saveKept } from "../adapters/index.ts";
 import { fileError } from "../formats/files.ts";
-import { saveModel } from "../models/index.ts";
-import { train, type CheckpointOptions, type NamedGroup, type TrainingEvent, type TrainOptions, type TrainResult } from "../training/index.ts";
+import { evaluate, saveModel } from "../models/index.ts";
+import {
+  train,
+  trainSmall,
+  trainWithFewerHeads,
+  type CheckpointOptions,
+  type NamedGroup,
+  type SmallResult,
+  type TrainingEvent,
+  type TrainOptions,
+  type TrainResult,
+} from "../training/index.ts";
 import { optimizerById } from "../catalog.ts";
-import type { Prepared } from "./prepare.ts";
+import { textBatches, withTrainable, type Prepared } from "./prepare.ts";
 
 export interface RunOptions {
   /** Folder for checkpoints, events and results. */
@@ -22,12 +32,22 @@ export interface RunResult extends TrainResult {
   readonly adapter?: string;
   /** Hugging Face folder of the merged model, or of the one that was trained whole. */
   readonly folder?: string;
-  /** Of the last evaluation on the held-out text. */
+  /** Folder of the base that was trained on, if it is a smaller one than the recipe's. */
+  readonly pruned?: string;
+  /** Of the last evaluation on the held-out text; of a recipe that prunes, of the full base with the adapter. */
   readonly heldOut?: { readonly step: number; readonly loss: number; readonly perplexity?: number };
 }
 
 /** What a run writes into its folder; --overwrite removes these and nothing else. */
-export const outputs = { events: "events.jsonl", checkpoints: "checkpoints", adapter: "adapter", merged: "merged", model: "model" } as const;
+export const outputs = {
+  events: "events.jsonl",
+  checkpoints: "checkpoints",
+  before: "before",
+  pruned: "pruned",
+  adapter: "adapter",
+  merged: "merged",
+  model: "model",
+} as const;
 
 /** Removes what an earlier run wrote into a folder. */
 export async function clearRun(out: string): Promise<void> {
@@ -113,6 +133,40 @@ const checkpointOptions = ({ recipe: { training: t } }: Prepared, out: string): 
   ...(t.checkpointEvery === undefined ? {} : { every: t.checkpointEvery }),
 });
 
+type Trained = TrainResult & Partial<Pick<SmallResult, "recovered" | "small" | "kept">>;
+
+async function alignment(
+  prepared: Prepared,
+  { text, ...course }: NonNullable<NonNullable<Prepared["recipe"]["prune"]>["align"]>,
+  options: TrainOptions,
+): Promise<TrainOptions> {
+  return { ...options, ...course, data: await textBatches(prepared, text) };
+}
+
+/** One training; or that of a small base, aligned before; or two with fewer heads in the second. `small` is a base that differs from the recipe's. */
+async function trainStages(prepared: Prepared, options: TrainOptions, out: string): Promise<Trained> {
+  const { recipe, base, pruned, model } = prepared;
+  const { evaluate: _, earlyStopping: __, epochs: ___, ...plain } = options;
+  const before = { ...plain, checkpoint: { ...options.checkpoint, dir: join(out, outputs.before) } };
+  if (pruned) {
+    const { align, quantize, fill } = recipe.prune!;
+    return trainSmall(base, {
+      prune: pruned,
+      ...(align ? { align: await alignment(prepared, align, before) } : {}),
+      quantize: quantize !== undefined,
+      adapter: (small) => withTrainable(small, recipe, prepared.batches),
+      train: options,
+      recover: { fill, seed: recipe.training.seed },
+    });
+  }
+  if (!recipe.removeHeads) return train(model, options);
+  const { count, score, at } = recipe.removeHeads;
+  const steps = recipe.training.steps!;
+  const first = Math.min(steps - 1, Math.max(1, Math.round(at * steps)));
+  const result = await trainWithFewerHeads(model, { count, score, before: { ...before, steps: first }, after: { ...options, steps: steps - first } });
+  return { ...result, small: result.model };
+}
+
 /**
  * Trains what `prepare` made ready, and writes it: events.jsonl and checkpoints on the way, at the end the adapter as a PEFT
  * directory, and the merged or fully trained model. Stopped by the signal, it leaves a checkpoint to resume from.
@@ -131,9 +185,16 @@ export async function runRecipe(prepared: Prepared, { out, resume = false, onEve
       }
       onEvent?.(event);
     };
-    const trained = await train(prepared.model, { ...options, resume, onEvent: onBoth, ...(signal ? { signal } : {}) });
-    const result: RunResult = { ...trained, ...(evaluated ? { heldOut: evaluated } : {}) };
+    const trained = await trainStages(prepared, { ...options, resume, onEvent: onBoth, ...(signal ? { signal } : {}) }, out);
+    if (trained.recovered && prepared.heldOut) {
+      const { loss, perplexity } = await evaluate(trained.recovered, prepared.heldOut, { window: prepared.window });
+      evaluated = { step: trained.step, loss, perplexity };
+    }
+    const { kept, small, recovered, ...rest } = trained;
+    const pruned = small && join(out, outputs.pruned);
+    const result: RunResult = { ...rest, model: recovered ?? rest.model, ...(evaluated ? { heldOut: evaluated } : {}), ...(pruned ? { pruned } : {}) };
     if (result.stopped) return result;
+    if (pruned) await saveModel(small, pruned, { overwrite: true });
     if (!prepared.coverage) {
       const folder = join(out, outputs.model);
       await saveModel(result.model, folder, { overwrite: true });
@@ -141,6 +202,7 @@ export async function runRecipe(prepared: Prepared, { out, resume = false, onEve
     }
     const [adapter, folder] = [join(out, outputs.adapter), join(out, outputs.merged)];
     await saveAdapter(result.model, adapter, { overwrite: true });
+    if (kept) for (const place of [adapter, pruned!]) await saveKept(kept, prepared.base, place);
     // an adapter on random weights is of no use without them
     if (!recipe.merge && !recipe.fromScratch) return { ...result, adapter };
     await saveModel(merge(result.model), folder, { overwrite: true });

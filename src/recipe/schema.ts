@@ -1,4 +1,5 @@
 import { z } from "zod";
+import { pruneOptions } from "../models/index.ts";
 import { scheduleNames } from "../training/index.ts";
 
 const names = z.union([z.string(), z.array(z.string())]);
@@ -62,6 +63,34 @@ const training = z.strictObject({
   seed: z.int().nonnegative().default(0).describe("where all random numbers start; defaults to 0"),
 });
 
+const align = z.strictObject({
+  steps: z.int().positive().describe("optimiser steps of continued training of the small base, before the adapter"),
+  text: z.string().describe("text for it, of the kind that the base learnt from: on the text of the task the small base would learn what the adapter should"),
+  learningRate: z.number().nonnegative().default(5e-5).describe("defaults to 5e-5"),
+  schedule: z.enum(scheduleNames).default("cosine").describe("how the rate falls; defaults to cosine"),
+  warmup: z.number().nonnegative().default(0.1).describe("steps over which the rate rises; below 1 a share of them; defaults to 0.1"),
+});
+
+const { seed: _, ...pruning } = pruneOptions.shape;
+
+const prune = z.strictObject({
+  ...pruning,
+  from: z
+    .string()
+    .optional()
+    .describe("folder that an earlier run wrote (pruned), taken as it is: the other keys of how to prune and align have no meaning then"),
+  calibrationBatches: z.int().positive().default(8).describe("batches of the text whose gradients say what is important; defaults to 8"),
+  align: align.optional().describe("continued training of the small base"),
+  quantize: z.literal("nf4").optional().describe("keep the small base in 4 bits while the adapter trains; defaults to full precision"),
+  fill: z.enum(["zero", "normal"]).default("zero").describe("what the cut columns of A get: zero, or N(0, 1/8²); defaults to zero"),
+});
+
+const removeHeads = z.strictObject({
+  count: z.int().positive().describe("heads of each block that go; with grouped queries key/value heads"),
+  score: z.enum(["ABS", "WABS"]).default("ABS").describe("keep heads that are large in the update, or in |W| and the update; defaults to ABS"),
+  at: z.number().gt(0).lt(1).default(0.5).describe("share of training.steps before it; defaults to 0.5"),
+});
+
 /** What a recipe holds. Keys are camelCase; snake_case is read too, and PEFT's names of what PEFT has. */
 export const recipeSchema = z.strictObject({
   model: z.string().describe("folder of the base model; from scratch its config.json alone will do"),
@@ -101,6 +130,8 @@ export const recipeSchema = z.strictObject({
     .optional()
     .describe("ranges of layers that make up a deeper model"),
   training: training.prefault({}).describe("how it is trained"),
+  prune: prune.optional().describe("train on a smaller base, and write the adapter for the full one (LoRAM); method loram or lora"),
+  removeHeads: removeHeads.optional().describe("remove attention heads on the way (DSEE); method dsee or lora"),
   merge: z.boolean().default(false).describe("write the merged model too; defaults to false"),
 });
 
