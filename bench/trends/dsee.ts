@@ -1,6 +1,23 @@
-import { dsee, lora } from "strut/adapters";
-import { row, type Recipe } from "./recipe.ts";
+import { adapt, dsee, lora } from "strut/adapters";
+import { trainWithFewerHeads } from "strut/training";
+import { row, seeds, type Recipe, type Row } from "./recipe.ts";
+import { characters } from "./scaffolds/characters.ts";
 import { linearTeacher } from "./scaffolds/linear-teacher.ts";
+
+/** Capitals with one head of four gone from every block after half of the run, by what the heads are judged. */
+async function fewerHeads(score: "ABS" | "WABS"): Promise<Row> {
+  const { base, batch, measure } = await characters("trained");
+  const values: number[] = [];
+  for (const seed of seeds) {
+    const tuned = await adapt(base, dsee, heads, { seed, targets: ["q_proj", "v_proj"] });
+    const half = { batches: (k: number) => batch(seed, k), steps: 50, learningRate: 3e-3, weightDecay: 0, seed };
+    const after = { ...half, batches: (k: number) => batch(seed, 50 + k) };
+    values.push(await measure((await trainWithFewerHeads(tuned, { count: 1, score, before: half, after })).model));
+  }
+  return { label: `capitals, 3 of 4 heads by ${score}`, parameters: 2 * (2 * (4 * 128 + 16) - 4 * 16), values };
+}
+
+const heads = { r: 4, alpha: 8, numSparse: 16 };
 
 export default {
   title: "DSEE beside LoRA on the linear teacher: free entries by support, and pruning by score",
@@ -31,6 +48,9 @@ export default {
       await pruned(0.5, "WABS"),
       await pruned(0.5, "ABS"),
       await pruned(0.5, "random"),
+      await row("capitals, all heads", await characters("trained"), dsee, heads, { steps: 100, learningRate: 3e-3, targets: ["q_proj", "v_proj"] }),
+      await fewerHeads("ABS"),
+      await fewerHeads("WABS"),
     ];
   },
   orders: [

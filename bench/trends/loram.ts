@@ -1,5 +1,5 @@
-import { lora, recover } from "strut/adapters";
-import { chooseKept, pruneModel, unfreeze, type Kept, type Model, type PruneOptions } from "strut/models";
+import { lora, loram, recover } from "strut/adapters";
+import { chooseKept, prune, pruneModel, quantizeModel, unfreeze, type Kept, type Model, type PruneOptions } from "strut/models";
 import { train } from "strut/training";
 import { row, seeds, type Recipe, type Row } from "./recipe.ts";
 import { characters } from "./scaffolds/characters.ts";
@@ -27,7 +27,7 @@ export default {
       const recovered = fills.map((): number[] => []);
       let parameters = 0;
       for (const seed of seeds) {
-        const { model, figure, parameters: count } = await run({ ...scaffold, base: small }, lora, { r: 4, alpha: 8 }, seed, tuning);
+        const { model, figure, parameters: count } = await run({ ...scaffold, base: small }, loram, { r: 4, alpha: 8, dropout: 0 }, seed, tuning);
         own.push(figure);
         for (const [i, fill] of fills.entries()) recovered[i]!.push(await scaffold.measure(recover(model, task.base, kept, { fill, seed })));
         parameters = count;
@@ -44,11 +44,16 @@ export default {
     const [half, any] = [await choose({}), await choose({ variant: "rand" })];
     const small = pruneModel(task.base, half);
     const [ready, random] = [await aligned(small), await aligned(pruneModel(task.base, any))];
+    const sparse = async (variant: "semi" | "unst") => prune(task.base, { variant, ratio: 0.5, calibration, untouched: [0, 0] });
+    const [fours, entries] = [await sparse("semi"), await sparse("unst")];
     const more = { ...old, base: task.base };
     return [
       ...(await whole(more, "same text")),
       ...(await trial(more, "same text, aligned", half, ready, ["zero", "normal"])),
+      ...(await trial(more, "same text, aligned, in 4 bits", half, quantizeModel(ready))),
       ...(await trial(more, "same text, unaligned", half, small)),
+      ...(await trial(more, "same text, half of fours, unaligned", fours.kept, fours.model)),
+      ...(await trial(more, "same text, half of the entries, unaligned", entries.kept, entries.model)),
       ...(await trial(more, "same text, random half, aligned", any, random)),
       ...(await whole(task, "capitals")),
       ...(await trial(task, "capitals, aligned", half, ready)),

@@ -102,7 +102,7 @@ async function prunedBase(
   seed: number,
 ): Promise<Pruned> {
   if (from === undefined) {
-    const calibration = await Promise.all(Array.from({ length: calibrationBatches }, (_, k) => batches.batch(k)));
+    const calibration = await Promise.all(Array.from({ length: calibrationBatches }, async (_, k) => batches.batch(k)));
     return prune(base, { variant, ratio, untouched, seed, calibration });
   }
   if (align)
