@@ -51,6 +51,7 @@ export const loram = adapter({
   defaults: (_, layers) => ({
     targets: [...new Set(layers.filter(({ kind }) => kind === "linear").map(({ path }) => path.split(".").at(-1)!))],
   }),
+  begins: "factors",
   init(site, o, context): Params {
     const mask = maskOf(site);
     return { ...(initLora(site, o, context) as Params), ...(mask ? { mask } : {}) };

@@ -115,11 +115,16 @@ async function prunedBase(
 }
 
 /** What would only fail after the training is refused before it. */
-function refuseStages({ removeHeads: remove, training }: Recipe, model: Model, base: Model, pruned: Pruned | undefined): void {
+function refuseStages({ removeHeads: remove, fromScratch, training }: Recipe, model: Model, base: Model, pruned: Pruned | undefined): void {
   if (model.active.length === 0 && (pruned || remove))
     throw new StrutError("recipe", "without an adapter there is nothing to put back or to judge heads by", {
       path: "method",
       hint: "Use loram with prune, dsee with removeHeads.",
+    });
+  if (fromScratch && (pruned || remove))
+    throw new StrutError("recipe", "of random weights none are worth keeping before others", {
+      path: pruned ? "prune" : "removeHeads",
+      hint: "Begin with a trained model.",
     });
   if (pruned) recover(model, base, pruned.kept);
   if (!remove) return;

@@ -140,13 +140,14 @@ async function alignment(
   { text, ...course }: NonNullable<NonNullable<Prepared["recipe"]["prune"]>["align"]>,
   options: TrainOptions,
 ): Promise<TrainOptions> {
-  return { ...options, ...course, data: await textBatches(prepared, text) };
+  // groups and the schedule's options are the adapter's
+  return { ...options, groups: [], scheduleOptions: {}, ...course, data: await textBatches(prepared, text) };
 }
 
 /** One training; or that of a small base, aligned before; or two with fewer heads in the second. `small` is a base that differs from the recipe's. */
 async function trainStages(prepared: Prepared, options: TrainOptions, out: string): Promise<Trained> {
   const { recipe, base, pruned, model } = prepared;
-  const { evaluate: _, earlyStopping: __, epochs: ___, ...plain } = options;
+  const { evaluate: _, earlyStopping: __, epochs: ___, ema: ____, ...plain } = options;
   const before = { ...plain, checkpoint: { ...options.checkpoint, dir: join(out, outputs.before) } };
   if (pruned) {
     const { align, quantize, fill } = recipe.prune!;
