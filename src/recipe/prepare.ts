@@ -71,7 +71,6 @@ export async function prepare(recipe: Recipe): Promise<Prepared> {
       path: "data.heldOut",
       hint: "Hold out a larger share, or 0 for none.",
     });
-  const model = await withTrainable(base, recipe, batches);
   const name = model.active[0];
   const own = name === undefined ? undefined : attachedTo(model, name);
   return {
