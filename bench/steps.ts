@@ -60,9 +60,7 @@ async function stepTimes(model: Model, batch: Tokens, runs: number, warmup: numb
     learningRate: mode === "lora" ? 1e-3 : 1e-4,
     updateInBackward: options.updateInBackward,
     optimizer:
-      mode === "galore"
-        ? { method: galore, options: { rank: 128, updateProjGap: 200, scale: 0.25 } }
-        : { method: adamw, options: { weightDecay: 0.01 } },
+      mode === "galore" ? { method: galore, options: { rank: 128, updateProjGap: 200, scale: 0.25 } } : { method: adamw, options: { weightDecay: 0.01 } },
     onEvent(event) {
       if (event.event === "start") last = performance.now();
       if (event.event !== "step") return;
