@@ -1,5 +1,5 @@
 /* Packed integers of 1 to 8 bits, numbers in groups of one scale, and 8-bit blocks on a code book. */
-#include "strut.h"
+#include "blocks.h"
 
 enum { CODES = 8192, ROWS = 4 }; /* CODES numbers of any width end on a byte */
 
@@ -8,6 +8,7 @@ typedef struct {
   uint8_t *packed, *zeros;
   float *x, *scales, *levels;
   int32_t *codes;
+  const Book *book;
 } Job;
 
 /* The bytes up to the last one that holds a bit of the number are read. */
@@ -123,40 +124,24 @@ void K(dequantize_groups)(float *out, uint8_t *packed, float *scales, uint8_t *z
 static void quantize_block(int32_t task, int32_t slot, const void *data) {
   (void)slot;
   const Job *job = data;
-  int32_t n = least(job->group, job->cols - task * job->group);
-  const float *x = job->x + (ptrdiff_t)task * job->group;
-  uint8_t *codes = job->packed + (ptrdiff_t)task * job->group;
-  float top = 0;
-  int32_t unordered = 0;
-  for (int32_t i = 0; i < n; i++) {
-    float size = fabsf(x[i]);
-    top = size > top ? size : top;
-    unordered |= size != size;
-  }
-  if (unordered) top = NAN;
-  job->scales[task] = top;
-  for (int32_t i = 0; i < n; i++) {
-    double wanted = top > 0 ? (double)x[i] / top : 0;
-    int32_t best = 0; /* how many midpoints lie below */
-    for (int32_t step = 128; step; step /= 2)
-      if (wanted > ((double)job->levels[best + step - 1] + job->levels[best + step]) / 2) best += step;
-    codes[i] = (uint8_t)best;
-  }
+  ptrdiff_t at = (ptrdiff_t)task * job->group;
+  int32_t n = least(job->group, job->cols - (int32_t)at);
+  job->scales[task] = largest_size(job->x + at, n);
+  encode_block(job->packed + at, job->x + at, n, job->scales[task], job->book);
 }
 
 /* codes largest x levels | count block */
 void K(quantize_blocks)(uint8_t *codes, float *largest, float *x, float *levels, int32_t count, int32_t block) {
-  Job job = {.cols = count, .group = block, .packed = codes, .scales = largest, .x = x, .levels = levels};
-  parallel(chunks(count, block), 8.0 * count, quantize_block, &job);
+  Book book = book_of(levels);
+  Job job = {.cols = count, .group = block, .packed = codes, .scales = largest, .x = x, .book = &book};
+  parallel(chunks(count, block), 4.0 * count, quantize_block, &job);
 }
 
 static void dequantize_block(int32_t task, int32_t slot, const void *data) {
   (void)slot;
   const Job *job = data;
-  int32_t n = least(job->group, job->cols - task * job->group);
-  const uint8_t *codes = job->packed + (ptrdiff_t)task * job->group;
-  float *y = job->x + (ptrdiff_t)task * job->group, scale = job->scales[task];
-  for (int32_t i = 0; i < n; i++) y[i] = job->levels[codes[i]] * scale;
+  ptrdiff_t at = (ptrdiff_t)task * job->group;
+  decode_block(job->x + at, job->packed + at, least(job->group, job->cols - (int32_t)at), job->scales[task], job->levels);
 }
 
 /* out codes largest levels | count block */

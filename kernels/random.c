@@ -180,3 +180,27 @@ void K(dropout)(float *y, float *x, int32_t n, double p, int32_t key0, int32_t k
   Job job = {.n = n, .out = y, .x = x, .low = p, .range = 1 - p, .key0 = (uint32_t)key0, .key1 = (uint32_t)key1, .counter = (uint32_t)counter};
   parallel(chunks(n, CHUNK), 3.0 * n, dropout_part, &job);
 }
+
+static void round_part(int32_t task, int32_t slot, const void *data) {
+  (void)slot;
+  const Job *job = data;
+  Words x;
+  FOR_GROUPS(at, task, job) {
+    draw(job, at, x);
+    uint32_t y[BLOCKS][4] = {0};
+    size_t bytes = (size_t)least(4 * BLOCKS, end - at) * sizeof(float);
+    memcpy(y, job->x + at, bytes);
+    for (int b = 0; b < BLOCKS; b++)
+      for (int word = 0; word < 4; word++) {
+        uint32_t finite = (y[b][word] & 0x7f800000) != 0x7f800000;
+        y[b][word] = finite ? (y[b][word] + (x[word][b] >> 16)) & 0xffff0000 : y[b][word];
+      }
+    memcpy(job->out + at, y, bytes);
+  }
+}
+
+/* y x n | key0 key1 counter */
+void K(random_round)(float *y, float *x, int32_t n, int32_t key0, int32_t key1, int32_t counter) {
+  Job job = {.n = n, .out = y, .x = x, .key0 = (uint32_t)key0, .key1 = (uint32_t)key1, .counter = (uint32_t)counter};
+  parallel(chunks(n, CHUNK), 2.0 * n, round_part, &job);
+}

@@ -6,7 +6,10 @@ import type { Optimizer } from "./optimizers/optimizer.ts";
 
 /** Every system of strut: id → lazy import. Ids are those of the papers' short names. */
 const methods = {
+  adafactor: async () => (await import("./optimizers/adafactor.ts")).adafactor,
+  adam: async () => (await import("./optimizers/adam.ts")).adam,
   adamw: async () => (await import("./optimizers/adamw.ts")).adamw,
+  "adamw-hf": async () => (await import("./optimizers/adam.ts")).adamwHf,
   adalora: async () => (await import("./adapters/adalora.ts")).adalora,
   allora: async () => (await import("./adapters/allora.ts")).allora,
   bitfit: async () => (await import("./adapters/full.ts")).bitfit,
@@ -22,6 +25,8 @@ const methods = {
   galore: async () => (await import("./optimizers/galore.ts")).galore,
   ia3: async () => (await import("./adapters/ia3.ts")).ia3,
   increlora: async () => (await import("./adapters/increlora.ts")).increlora,
+  lamb: async () => (await import("./optimizers/lamb.ts")).lamb,
+  lion: async () => (await import("./optimizers/lion.ts")).lion,
   loha: async () => (await import("./adapters/loha.ts")).loha,
   lokr: async () => (await import("./adapters/lokr.ts")).lokr,
   loldu: async () => (await import("./adapters/loldu.ts")).loldu,
@@ -44,6 +49,7 @@ const methods = {
   s2lora: async () => (await import("./adapters/s2lora.ts")).s2lora,
   sara: async () => (await import("./adapters/sara.ts")).sara,
   sgd: async () => (await import("./optimizers/sgd.ts")).sgd,
+  signsgd: async () => (await import("./optimizers/lion.ts")).signsgd,
   sora: async () => (await import("./adapters/sora.ts")).sora,
   svfit: async () => (await import("./adapters/svfit.ts")).svfit,
   vera: async () => (await import("./adapters/vera.ts")).vera,

@@ -6,6 +6,7 @@ import {
   add,
   concat,
   copyOf,
+  isReal,
   mul,
   noGrad,
   Parameter,
@@ -14,10 +15,10 @@ import {
   square,
   stopGradient,
   sum,
+  Tensor,
   transpose,
   zeros,
   type Real,
-  type Tensor,
 } from "../tensor/index.ts";
 import { hostView } from "../tensor/tensor.ts";
 import { adapter, addAt, applyAt } from "./adapter.ts";
@@ -114,10 +115,11 @@ function mgpo(o: Options): Regime<Params> {
     state,
     beforeForward(t) {
       if (t.step === 0 || o.rho === 0) return;
-      const moments = weights(t).map((w) => t.moments(w).find((link) => "m" in link)?.["m"] as Tensor | undefined);
-      if (moments.includes(undefined))
-        throw new StrutError("option", "mgpo needs an optimiser with a first moment, such as adamw", { path: "mode", hint: "Use mode ggpo, or adamw." });
-      const length = Math.sqrt(moments.reduce((total, m) => total + numbers(m!).reduce((squares, x) => squares + x * x, 0), 0));
+      const found = weights(t).map((w) => t.moments(w).find((link) => "m" in link)?.["m"]);
+      const moments = found.filter((m) => m instanceof Tensor && isReal(m.dtype)) as Tensor[];
+      if (moments.length < found.length)
+        throw new StrutError("option", "mgpo needs an optimiser with a first moment in f32, such as adamw", { path: "mode", hint: "Use mode ggpo, or adamw." });
+      const length = Math.sqrt(moments.reduce((total, m) => total + numbers(m).reduce((squares, x) => squares + x * x, 0), 0));
       if (length === 0 || state["norm"] === 0) return;
       const step = Math.min(o.most, o.rho / (state["norm"] as number)) / length;
       before = new Map(weights(t).map((w) => [w, copyOf(w)]));

@@ -1,6 +1,6 @@
 import { StrutError } from "../errors.ts";
 import type { ListLink, ParameterLink } from "../nn/contracts.ts";
-import { full, maximum, minimum, sumSquares } from "../tensor/index.ts";
+import { full, maximum, minimum, sumSquares, type Tensor } from "../tensor/index.ts";
 import { scaleInPlace } from "./in-place.ts";
 
 /** torch's clip_grad_norm_: at most 1, with 1e-6 in the denominator. */
@@ -22,12 +22,14 @@ export function clipByGlobalNorm(maxNorm: number): ListLink {
   };
 }
 
+export const clampTo = (x: Tensor, bound: number): Tensor => minimum(maximum(x, full([], -bound, x.dtype)), full([], bound, x.dtype));
+
 /** Limits every element to [−bound, bound]. */
 export function clipByValue(bound: number): ParameterLink {
   if (!(bound > 0)) throw new StrutError("option", `clipByValue is ${bound}; it must be above 0`, { path: "clip" });
   return {
     scope: "parameter",
     init: () => ({}),
-    update: (u) => minimum(maximum(u, full([], -bound, u.dtype)), full([], bound, u.dtype)),
+    update: (u) => clampTo(u, bound),
   };
 }

@@ -1,9 +1,13 @@
+export { adafactor } from "./adafactor.ts";
+export { adam, adamwHf } from "./adam.ts";
 export { adamCore, type AdamOptions } from "./adam-core.ts";
 export { adamw } from "./adamw.ts";
 export { clipByGlobalNorm, clipByValue } from "./clip.ts";
 export { galore } from "./galore.ts";
 export { accumulate, overwrite, scaleInPlace } from "./in-place.ts";
+export { lamb } from "./lamb.ts";
 export { addDecayedWeights, correctBias, decayAfterUpdate, momentum, scaleByLearningRate } from "./links.ts";
+export { lion, signsgd } from "./lion.ts";
 export { mkor } from "./mkor.ts";
 export { chain, optimizer, type Optimizer, type RunStart } from "./optimizer.ts";
 export { outlierScores } from "./outliers.ts";

@@ -2,8 +2,8 @@ import { StrutError } from "../errors.ts";
 import type { ListLink, ParameterGroup, ParameterLink, Schedule, Site, State, TapRequest, Taps, Transform, TransformContext } from "../nn/contracts.ts";
 import { kernels } from "../tensor/engine.ts";
 import { keep, noGrad, scope, sumSquares, Tensor, type Parameter, type Rng } from "../tensor/index.ts";
-import { clipByGlobalNorm, clipFactor } from "./clip.ts";
-import { accumulate, scaleInPlace } from "./in-place.ts";
+import { clampTo, clipByGlobalNorm, clipFactor } from "./clip.ts";
+import { accumulate, overwrite, scaleInPlace } from "./in-place.ts";
 import { linksOf, type Link } from "./optimizer.ts";
 
 export interface OptimizationSettings {
@@ -14,6 +14,10 @@ export interface OptimizationSettings {
   schedule: Schedule;
   /** Largest 2-norm of all gradients together. */
   clip?: number;
+  /** Largest size of a single number of a gradient. */
+  clipValue?: number;
+  /** Keep the weights on the grid of bf16, each rounded at random so that its mean is right. */
+  stochasticRounding?: boolean;
   /** Run the everyday chain as one kernel; defaults to true. */
   fuse?: boolean;
 }
@@ -65,6 +69,8 @@ export class Optimization {
   readonly #chainOf = new Map<Parameter, Chain>();
   readonly #maxNorm: number | undefined;
   readonly #clipsLater: boolean;
+  readonly #maxValue: number | undefined;
+  readonly #rounds: boolean;
   #gradScale = 1;
 
   constructor(groups: readonly ParameterGroup[], parameters: Iterable<Parameter>, settings: OptimizationSettings) {
@@ -79,6 +85,8 @@ export class Optimization {
         path: "clip",
         hint: "Leave out `clip`, or train all parameters with one optimiser.",
       });
+    this.#maxValue = settings.clipValue;
+    this.#rounds = settings.stochasticRounding ?? false;
   }
 
   #join(group: ParameterGroup, settings: OptimizationSettings, chains: Map<Transform, Chain>): void {
@@ -144,16 +152,24 @@ export class Optimization {
   }
 
   /**
-   * The global norm of the gradients before clipping, in f64. Clips them: in place, or by a factor that the fused kernel
-   * applies where nobody reads the gradients in between. A chain with a link that says `clipAfter` clips for itself.
+   * The global norm of the gradients before clipping, in f64. Clips them, by value and then by norm: in place, or by a factor
+   * that the fused kernel applies where nobody reads the gradients in between. A chain with a link that says `clipAfter` clips
+   * by norm for itself.
    */
   clip(gradients: ReadonlyMap<Parameter, Tensor>, inPlace: boolean): number {
     const norm = Math.sqrt(sumSquares(gradients.values()));
-    const factor = this.#maxNorm === undefined || this.#clipsLater ? 1 : clipFactor(norm, this.#maxNorm);
+    this.clipValues(gradients.values());
+    const left = this.#maxValue === undefined || this.#maxNorm === undefined ? norm : Math.sqrt(sumSquares(gradients.values()));
+    const factor = this.#maxNorm === undefined || this.#clipsLater ? 1 : clipFactor(left, this.#maxNorm);
     const fold = !inPlace && this.chains.every(({ fused }) => fused);
     this.#gradScale = fold ? factor : 1;
     if (!fold && factor < 1) for (const gradient of gradients.values()) scaleInPlace(gradient, factor);
     return norm;
+  }
+
+  /** Limits every number of gradients in place, if the run asks for that. */
+  clipValues(gradients: Iterable<Tensor>): void {
+    if (this.#maxValue !== undefined) for (const gradient of gradients) scope(() => overwrite(gradient, clampTo(gradient, this.#maxValue!)));
   }
 
   /** Whether every chain sees one tensor at a time, so that a weight can move before other gradients are known. */
@@ -177,6 +193,10 @@ export class Optimization {
     }
   }
 
+  #round(w: Parameter, t: TransformContext): void {
+    if (this.#rounds) kernels().random_round(w, w, w.size, ...alone(w, t).rng.fork("round").key, 0);
+  }
+
   #fusedUpdate(chain: Chain, w: Parameter, g: Tensor, t: TransformContext): void {
     const { beta1, beta2, eps, decay } = chain.fused!;
     const s = this.#stateOf(chain, 0, w, t);
@@ -196,6 +216,7 @@ export class Optimization {
       1 - beta2 ** count,
       this.#gradScale,
     );
+    this.#round(w, t);
   }
 
   /** Links that see lists run over all tensors; the parameter links after the last of those run tensor by tensor. */
@@ -219,6 +240,7 @@ export class Optimization {
         for (let i = single; i < chain.links.length; i++) u = await this.#parameterUpdate(chain, i, chain.links[i] as ParameterLink, u, w, t);
         accumulate(w, -1, u);
       });
+      this.#round(w, t);
       await beat?.();
     }
   }

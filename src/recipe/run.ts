@@ -103,6 +103,7 @@ export async function trainOptions({
     learningRate: t.learningRate,
     weightDecay: t.weightDecay,
     clip: t.clip,
+    clipValue: t.clipValue,
     earlyStopping: t.earlyStopping,
   };
   return {
@@ -121,6 +122,7 @@ export async function trainOptions({
     warmup: t.warmup,
     accumulate: t.accumulate,
     recompute: t.recompute,
+    stochasticRounding: t.stochasticRounding,
     updateInBackward: t.updateInBackward,
     seed: t.seed,
     ...(heldOut ? { evaluate: { every: t.evaluateEvery ?? Number.MAX_SAFE_INTEGER, data: heldOut, window } } : {}),

@@ -54,6 +54,8 @@ const training = z.strictObject({
     .strictObject({ decay: z.number().min(0).lt(1).describe("share of the old average that is kept at a step") })
     .optional()
     .describe("average the weights: evaluations and the result have the averages"),
+  clipValue: positive.optional().describe("largest size of a single number of a gradient; defaults to no limit"),
+  stochasticRounding: z.boolean().default(false).describe("keep trained weights on the grid of bf16, rounded at random without bias; defaults to false"),
   evaluateEvery: z.int().positive().optional().describe("steps between evaluations on the held-out text; defaults to one at the end"),
   checkpointEvery: z.int().positive().optional().describe("steps between checkpoints; defaults to one at the end"),
   keepCheckpoints: z.int().positive().default(2).describe("how many of the newest stay, beside the best; defaults to 2"),

@@ -14,7 +14,7 @@ export function checkUpdateInBackward(settings: Settings, options: TrainOptions,
   if (options.clip !== undefined)
     throw refused(
       "clip needs the norm of all of them",
-      "Leave out `clip`, or clip each tensor alone with a link such as clipByValue in the optimiser's chain.",
+      "Leave out `clip`, or limit each number by `clipValue`.",
     );
   if (settings.accumulate > 1)
     throw refused(`accumulate is ${settings.accumulate}, which adds up whole gradients`, "Use accumulate: 1, with larger batches if memory allows.");
@@ -51,6 +51,7 @@ export async function updateAtOnce(session: Session, w: Parameter, rate: number)
       },
     );
   session.usedSquares += squares;
+  session.optimization.clipValues([gradient]);
   await session.optimization.update(session.gradients, session.context());
   session.structure.hold(w);
   session.gradients.delete(w);

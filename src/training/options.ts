@@ -70,6 +70,13 @@ export interface TrainOptions {
   warmup?: number;
   /** Largest 2-norm of all gradients together; defaults to no clipping. */
   clip?: number;
+  /** Largest size of a single number of a gradient, before `clip` if both are given; defaults to no limit. */
+  clipValue?: number;
+  /**
+   * Keep trained weights on the grid of bf16: after each step every weight is rounded up or down at random, with chances that
+   * make the mean exact, so that steps below the grid's are not lost. Memory stays that of f32. Defaults to false.
+   */
+  stochasticRounding?: boolean;
   /** Batches per step, whose gradients are averaged; defaults to 1. */
   accumulate?: number;
   /**
@@ -210,6 +217,8 @@ export async function settle(options: TrainOptions, regimes: readonly Regime[], 
     throw new StrutError("option", `clip is ${options.clip}; it must be a norm above 0`, { path: "clip", hint: "Leave it out to train without clipping." });
   if (options.ema && !(options.ema.decay >= 0 && options.ema.decay < 1))
     throw new StrutError("option", `ema.decay is ${options.ema.decay}; it must be at least 0 and below 1`, { path: "ema.decay", hint: "0.999 is common." });
+  if (options.clipValue !== undefined && !(options.clipValue > 0))
+    throw new StrutError("option", `clipValue is ${options.clipValue}; it must be above 0`, { path: "clipValue", hint: "Leave it out to train without limit." });
   whole(options.evaluate?.every, "evaluate.every", 1);
   whole(options.checkpoint?.every, "checkpoint.every", 1);
   whole(options.checkpoint?.keep, "checkpoint.keep", 1);
@@ -232,6 +241,8 @@ export async function settle(options: TrainOptions, regimes: readonly Regime[], 
     weightDecay,
     schedule: sampled(schedule),
     clip: options.clip ?? null,
+    ...(options.clipValue === undefined ? {} : { clipValue: options.clipValue }),
+    ...(options.stochasticRounding ? { stochasticRounding: true } : {}),
     data: source.fingerprint,
     groups: (options.groups ?? []).map(({ optimizer: own, schedule: factor, ...group }) => ({
       ...group,

@@ -21,6 +21,13 @@ export interface BoundRegime {
 
 type Hook = "beforeForward" | "afterBackward" | "beforeStep" | "afterStep" | "afterEpoch";
 
+/** What the optimiser does to gradients before, and to weights after its chains. */
+const limits = ({ clip, clipValue, stochasticRounding = false }: TrainOptions) => ({
+  ...(clip === undefined ? {} : { clip }),
+  ...(clipValue === undefined ? {} : { clipValue }),
+  stochasticRounding,
+});
+
 /** All of a run that lives longer than a step: what hooks see, what checkpoints hold. */
 export class Session {
   step = 0;
@@ -70,7 +77,7 @@ export class Session {
     const own = this.regimes.flatMap(({ regime, training }) => regime.groups?.(training) ?? []);
     const groups = [...groupsOf(options, this.trained, own), ...own];
     for (const { parameters } of groups) for (const w of parameters) this.nameOf(w);
-    this.optimization = new Optimization(groups, this.trained.values(), { ...settings, ...(options.clip === undefined ? {} : { clip: options.clip }) });
+    this.optimization = new Optimization(groups, this.trained.values(), { ...settings, ...limits(options) });
     if (settings.updateInBackward) checkUpdateInBackward(settings, options, this.regimes, this.optimization);
     const wants = (what: string): boolean => this.regimes.some(({ regime }) => regime.wants?.includes(what as never));
     this.#wantsTaps = wants("taps");

@@ -16,11 +16,11 @@ function zeroRows(x: Tensor, rows: Uint8Array): void {
 
 const alike = (a: Tensor, b: Tensor): boolean => String(a.shape) === String(b.shape);
 
-/** The tensors of a state that stand for elements of w one by one, with where they lie. */
+/** The tensors of a state that stand for elements of w one by one, with where they lie. 8-bit codes (u8) share a scale with their neighbours. */
 function* elementwise(state: State, w: Tensor): Generator<[State, string, Tensor]> {
   for (const [key, value] of Object.entries(state)) {
     if (value instanceof Tensor) {
-      if (alike(value, w)) yield [state, key, value];
+      if (alike(value, w) && value.dtype !== "u8") yield [state, key, value];
     } else if (typeof value !== "number") yield* elementwise(value, w);
   }
 }
@@ -71,7 +71,7 @@ export class Structure {
     for (const state of this.#optimization.statesOf(w)) {
       const parts = [...elementwise(state, w)];
       if (parts.length !== tensorsIn(state))
-        throw new StrutError("shape", `resize: the optimiser of ${w.name} holds tensors that are not shaped like it, which cannot follow`, {
+        throw new StrutError("shape", `resize: the optimiser of ${w.name} holds tensors that are not shaped like it or in 8-bit blocks, which cannot follow`, {
           hint: 'Use "reset", so that its state starts anew.',
         });
       for (const [owner, key, value] of parts) owner[key] = keep(following === "zero" ? zeros(shape, value.dtype) : selectSlices(value, axis, index, 0));

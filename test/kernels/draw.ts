@@ -156,8 +156,9 @@ export class Draw {
   }
 
   /** Read and written in place. */
-  inout(values: Iterable<number>, allowed: Allowed, dtype: "f32" | "f64" = this.real): Piece {
-    return this.#piece("inout", dtype === "f32" ? Float32Array.from(values) : Float64Array.from(values), dtype, allowed);
+  inout(values: Iterable<number>, allowed: Allowed, dtype: "f32" | "f64" | "u8" = this.real): Piece {
+    const array = { f32: Float32Array, f64: Float64Array, u8: Uint8Array }[dtype];
+    return this.#piece("inout", array.from(values), dtype, allowed);
   }
 
   /** Numbers at the places that a strided walk visits and NaN between them. */

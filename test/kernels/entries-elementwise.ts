@@ -218,6 +218,52 @@ const adamw: Entry = (draw) => {
   };
 };
 
+const adam_blocks: Entry = (draw) => {
+  const n = draw.count();
+  const blocks = Math.ceil(n / 256);
+  const [beta1, beta2, eps, step] = [0.9, draw.one([0.999, 0.95]), draw.one([1e-8, 1e-6]), draw.integer(1, 1000)];
+  const [c1, c2] = [1 - beta1 ** step, 1 - beta2 ** step];
+  const levels = (low: number): number[] => Array.from({ length: 256 }, () => draw.rounded(low + (1 - low) * draw.next())).sort((a, b) => a - b);
+  const books = { m: levels(-1), v: levels(0) };
+  const codes = { m: Uint8Array.from({ length: n }, () => draw.integer(0, 255)), v: Uint8Array.from({ length: n }, () => draw.integer(0, 255)) };
+  const tops = { m: draw.numbers(blocks).map(Math.abs), v: draw.numbers(blocks, 0.3).map(Math.abs) };
+  const g = draw.numbers(n, draw.one([1, 1e-3, 0]));
+  const old = (of: "m" | "v", i: number): number => books[of][codes[of][i]!]! * tops[of][Math.floor(i / 256)]!;
+  const first = g.map((x, i) => beta1 * old("m", i) + (1 - beta1) * x);
+  const second = g.map((x, i) => beta2 * old("v", i) + (1 - beta2) * x * x);
+  const size = (i: number): number => Math.abs(old("m", i)) + 2 * (1 - beta1) * (Math.abs(g[i]!) + Math.abs(old("m", i)));
+  const largest = (x: readonly number[], b: number): number => Math.max(...x.slice(256 * b, 256 * b + 256).map(Math.abs));
+  const [mTop, vTop] = [tops.m.map((_, b) => largest(first, b)), tops.v.map((_, b) => largest(second, b))];
+  // Another code only where the number is that close to the middle of two levels.
+  const nearMiddle = (x: number, top: number, book: readonly number[], slack: number): number =>
+    book.some((level, k) => k > 0 && Math.abs(x / top - (level + book[k - 1]!) / 2) <= slack) ? 1 : 0;
+  const root = (i: number): number => Math.sqrt(second[i]! / c2) + eps;
+  return {
+    kernel: "adam_blocks",
+    args: [
+      draw.output(n, (_, i) => (20 * U * size(i)) / c1 / root(i)),
+      draw.input(g),
+      draw.inout(codes.m, (_, i) => nearMiddle(first[i]!, mTop[Math.floor(i / 256)]!, books.m, (20 * U * size(i)) / mTop[Math.floor(i / 256)]!), "u8"),
+      draw.inout(tops.m, (_, b) => 6 * U * Math.max(...g.slice(256 * b, 256 * b + 256).map((_g, i) => size(256 * b + i))), "f32"),
+      draw.inout(codes.v, (_, i) => nearMiddle(second[i]!, vTop[Math.floor(i / 256)]!, books.v, 20 * U), "u8"),
+      draw.inout(tops.v, (expected) => 8 * U * expected, "f32"),
+      draw.input(books.m),
+      draw.input(books.v),
+      n,
+      beta1,
+      beta2,
+      eps,
+      c1,
+      c2,
+    ],
+  };
+};
+
+const random_round: Entry = (draw) => {
+  const n = draw.count();
+  return { kernel: "random_round", args: [draw.output(n), draw.reals(n, draw.one([1e-40, 1, 1e30])), n, ...key(draw)] };
+};
+
 const narrow =
   (kernel: "f32_to_bf16" | "f32_to_f16"): Entry =>
   (draw) => {
@@ -247,6 +293,8 @@ export const elementwise = {
   random_normal,
   dropout,
   adamw,
+  adam_blocks,
+  random_round,
   f32_to_bf16: narrow("f32_to_bf16"),
   bf16_to_f32: widen("bf16_to_f32"),
   f32_to_f16: narrow("f32_to_f16"),

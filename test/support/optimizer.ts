@@ -1,6 +1,6 @@
 import { expect } from "vitest";
 import type { State, Transform } from "../../src/nn/contracts.ts";
-import { Optimization } from "../../src/optimizers/optimization.ts";
+import { Optimization, type OptimizationSettings } from "../../src/optimizers/optimization.ts";
 import { Parameter, Rng, scope, Tensor, tensor } from "../../src/tensor/index.ts";
 import { hostView } from "../../src/tensor/tensor.ts";
 
@@ -13,18 +13,26 @@ export const gradientOf = ([m, n]: readonly number[], t: number): number[] =>
 const numbersIn = (state: State): number =>
   Object.values(state).reduce<number>((sum, value) => sum + (value instanceof Tensor ? value.size : typeof value === "number" ? 0 : numbersIn(value)), 0);
 
-/** One f64 matrix `w.weight` under a chain, moved step by step; without a gradient of its own a step takes that of the sheets. */
+/**
+ * One matrix `w.weight` (f64) under a chain, moved step by step; without a gradient of its own a step takes that of the sheets.
+ * Settings are those of Optimization; `firstWeight` is the shape that the first values are those of, defaults to `shape`.
+ */
 export function stepper(
   optimizer: Transform,
   shape: readonly number[],
-  { learningRate = 0.1, weightDecay = 0, dtype = "f64" }: { learningRate?: number; weightDecay?: number; dtype?: "f32" | "f64" } = {},
+  {
+    dtype = "f64",
+    firstWeight: as = shape,
+    ...settings
+  }: Partial<Omit<OptimizationSettings, "optimizer">> & { dtype?: "f32" | "f64"; firstWeight?: readonly number[] } = {},
 ) {
-  const w = new Parameter(tensor(firstWeight(shape), shape, dtype), "w.weight");
-  const optimization = new Optimization([], [w], { optimizer, learningRate, weightDecay, schedule: () => 1 });
+  const w = new Parameter(tensor(firstWeight(as), shape, dtype), "w.weight");
+  const optimization = new Optimization([], [w], { optimizer, learningRate: 0.1, weightDecay: 0, schedule: () => 1, ...settings });
   const warnings: string[] = [];
   let t = 0;
   return {
     w,
+    optimization,
     warnings,
     async step(gradient?: Tensor): Promise<void> {
       await scope(async () => {

@@ -4,6 +4,7 @@ import * as attention from "./reference/attention.ts";
 import * as elementwise from "./reference/elementwise.ts";
 import * as layers from "./reference/layers.ts";
 import * as linalg from "./reference/linalg.ts";
+import * as optimizer from "./reference/optimizer.ts";
 import * as random from "./reference/random.ts";
 import * as rows from "./reference/rows.ts";
 import * as select from "./reference/select.ts";
@@ -16,6 +17,7 @@ export const referenceKernels: Record<KernelName, (...values: never[]) => void> 
   ...rows,
   ...attention,
   ...random,
+  ...optimizer,
   ...linalg,
   ...select,
   ...sparse,

@@ -102,11 +102,7 @@ export function dequantizeGroups({ codes, scales, zeros }: Groups, { cols, bits,
   });
 }
 
-/**
- * The 256 levels of the dynamic 8-bit map of Dettmers et al. 2021, arXiv:2110.02861: seven decades, each decade
- * cut twice as finely as the one below. `signed: false` spends the sign's bit on the fraction, for second moments.
- */
-export function dynamicLevels(signed = true): Tensor {
+function dynamicMap(signed: boolean): readonly number[] {
   const levels = [0, 1];
   for (let decade = 0; decade < 7; decade++) {
     const steps = 2 ** (signed ? decade : decade + 1);
@@ -116,8 +112,16 @@ export function dynamicLevels(signed = true): Tensor {
       if (signed) levels.push(-level);
     }
   }
-  return tensor(levels.sort((a, b) => a - b));
+  return levels.sort((a, b) => a - b);
 }
+
+const maps = [dynamicMap(false), dynamicMap(true)] as const;
+
+/**
+ * The 256 levels of the dynamic 8-bit map of Dettmers et al. 2021, arXiv:2110.02861: seven decades, each decade
+ * cut twice as finely as the one below. `signed: false` spends the sign's bit on the fraction, for second moments.
+ */
+export const dynamicLevels = (signed = true): Tensor => tensor(maps[signed ? 1 : 0]);
 
 /** Numbers as bytes: codes u8 of the tensor's shape, and the largest |x| of each block, f32. */
 export interface Blocks {

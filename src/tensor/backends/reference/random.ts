@@ -25,27 +25,17 @@ export function dropout(y: Reals, x: Reals, n: number, p: number, key0: number, 
   });
 }
 
-export function adamw(
-  w: Reals,
-  g: Reals,
-  m: Reals,
-  v: Reals,
-  n: number,
-  lr: number,
-  beta1: number,
-  beta2: number,
-  eps: number,
-  decay: number,
-  c1: number,
-  c2: number,
-  gradScale: number,
-): void {
-  for (let i = 0; i < n; i++) {
-    const gradient = g[i]! * gradScale;
-    m[i] = m[i]! + (1 - beta1) * (gradient - m[i]!);
-    v[i] = beta2 * v[i]! + (1 - beta2) * gradient * gradient;
-    w[i] = w[i]! * (1 - lr * decay) - ((lr / c1) * m[i]!) / (Math.sqrt(v[i]!) / Math.sqrt(c2) + eps);
-  }
+const pattern = new DataView(new ArrayBuffer(4));
+
+/** x as an f32, whose lower sixteen bits make up the chance of being rounded away from 0. */
+export function random_round(y: Reals, x: Reals, n: number, key0: number, key1: number, counter: number): void {
+  blocks(n, key0, key1, counter, (at, words) => {
+    for (let i = 0; i < 4 && at + i < n; i++) {
+      pattern.setFloat32(0, x[at + i]!);
+      if (Number.isFinite(x[at + i]!)) pattern.setUint32(0, (pattern.getUint32(0) + (words[i]! >>> 16)) & 0xffff0000);
+      y[at + i] = pattern.getFloat32(0);
+    }
+  });
 }
 
 const word = new Uint32Array(1);

@@ -113,9 +113,9 @@ export function quantize_blocks(codes: Bytes, largest: Float32Array, x: Float32A
     const top = Math.max(0, ...values.map(Math.abs));
     largest[b] = top;
     values.forEach((value, i) => {
-      const wanted = top > 0 ? value / top : 0;
+      const wanted = top > 0 ? Math.fround(value / top) : 0;
       let best = 0;
-      for (let l = 1; l < 256; l++) if (wanted > (levels[l - 1]! + levels[l]!) / 2) best = l;
+      for (let l = 1; l < 256; l++) if (wanted > Math.fround((levels[l - 1]! + levels[l]!) / 2)) best = l;
       codes[b * block + i] = best;
     });
   }
