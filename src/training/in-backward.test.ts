@@ -6,7 +6,7 @@ import { tinyBatches, tinyModel } from "../../test/support/tiny-model.ts";
 import { adapt, lora } from "../adapters/index.ts";
 import { parameters, randomModel, unfreeze, type Model } from "../models/index.ts";
 import type { Regime } from "../nn/contracts.ts";
-import { adamCore, adamw, chain, clipByGlobalNorm, clipByValue, scaleByLearningRate, sgd } from "../optimizers/index.ts";
+import { adafactor, adamCore, adamw, chain, clipByGlobalNorm, clipByValue, galore, lamb, lion, scaleByLearningRate, sgd } from "../optimizers/index.ts";
 import { add, engine, Rng, start, toBytes, type Parameter } from "../tensor/index.ts";
 import { train, type StepEvent, type TrainOptions } from "./index.ts";
 
@@ -32,6 +32,10 @@ const optimizers = {
   "AdamW in one kernel": { method: adamw, options: { weightDecay: 0.1 } },
   "SGD with momentum": { method: sgd, options: { momentum: 0.9 } },
   "a chain link by link": unfused(),
+  "AdamW in 8 bits": { method: adamw, options: { state: "8bit", min8bitSize: 0 } },
+  "GaLore around bf16": { method: galore, options: { rank: 2, updateProjGap: 3 }, inner: { method: adamw, options: { state: "bf16" } } },
+  Adafactor: { method: adafactor, options: { beta1: 0.9 } },
+  Lion: lion,
   "a chain with random numbers": noisy(),
 } satisfies Record<string, TrainOptions["optimizer"]>;
 
@@ -50,6 +54,17 @@ describe("updateInBackward", () => {
         expect(await run({ updateInBackward: true, recompute: true })).toEqual(await run({ recompute: true }));
         expect(ordinary.weights).not.toEqual(weights(unfreeze(make())));
       });
+
+  it("gives bit-equal weights with gradients limited by value and weights rounded at random", async () => {
+    const run = async (options: Partial<TrainOptions>) => {
+      const model = unfreeze(gpt2());
+      await train(model, { ...settings, optimizer: sgd, clipValue: 1e-3, stochasticRounding: true, ...options });
+      return weights(model);
+    };
+    expect(await run({ updateInBackward: true })).toEqual(await run({}));
+    expect(await run({ clipValue: 1 })).not.toEqual(await run({}));
+    expect(await run({ stochasticRounding: false })).not.toEqual(await run({}));
+  });
 
   it("holds one gradient at a time", async () => {
     // wide enough that the matrices outweigh the activations
@@ -129,6 +144,7 @@ describe("updateInBackward", () => {
     await refused({ accumulate: 2 }, /accumulate is 2/);
     await refused({ optimizer: chain(clipByGlobalNorm(1), scaleByLearningRate()) }, /several tensors together/);
     await refused({ optimizer: chain({ scope: "parameter", taps: {}, init: () => ({}), update: (u) => u }, scaleByLearningRate()) }, /reads taps/);
+    await refused({ optimizer: lamb }, /several tensors together/);
     await refused({ regimes: [{ beforeStep: () => {} }] }, /regime\/0 has a hook beforeStep/);
     await refused({ regimes: [{ afterBackward: () => {} }] }, /regime\/0 has a hook afterBackward/);
     await refused(

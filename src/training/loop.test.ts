@@ -282,6 +282,7 @@ describe("a run", () => {
     await bad({ batches: tinyBatches(1) }, "neither steps nor epochs");
     await bad({ ...settings, steps: 1.5 }, "steps is 1.5; it must be a whole number");
     await bad({ ...settings, clip: -1 }, "clip is -1");
+    await bad({ ...settings, clipValue: 0 }, "clipValue is 0");
     await bad({ ...settings, schedule: "linaer" as never }, 'there is no schedule "linaer"');
     await bad({ ...settings, optimizer: { method: adamw, options: { betaz: [0, 0] } } }, "adamw has no option betaz");
     await bad({ ...settings, earlyStopping: { patience: 2 } }, "early stopping needs evaluations");

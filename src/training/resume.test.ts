@@ -8,7 +8,7 @@ import { adapterParameters } from "../adapters/index.ts";
 import { parameters, randomModel, unfreeze, type Model } from "../models/index.ts";
 import { buffers } from "../models/model.ts";
 import type { Batch } from "../nn/contracts.ts";
-import { sgd } from "../optimizers/index.ts";
+import { adafactor, adamw, galore, lion, sgd } from "../optimizers/index.ts";
 import { Rng, start, tensor } from "../tensor/index.ts";
 import { checkpointsIn } from "./checkpoint.ts";
 import type { TrainingEvent } from "./events.ts";
@@ -102,6 +102,32 @@ describe("a run that is resumed", () => {
       best: done.best,
       loss: done.loss,
     });
+    expect(await weightsOf(resumed)).toBe(await weightsOf(whole));
+  });
+
+  it.each<[string, Partial<TrainOptions>]>([
+    ["averages in 8 bits", { optimizer: { method: adamw, options: { state: "8bit", min8bitSize: 0 } } }],
+    ["averages in bf16 and weights rounded at random", { optimizer: { method: adamw, options: { state: "bf16" } }, stochasticRounding: true }],
+    ["factored averages", { optimizer: { method: adafactor, options: { beta1: 0.9 } } }],
+    ["Lion and gradients limited by value", { optimizer: lion, clipValue: 0.01 }],
+    [
+      "8 bits in a projection, across its renewal",
+      {
+        optimizer: {
+          method: galore,
+          options: { rank: 2, updateProjGap: 3 },
+          inner: { method: adamw, options: { state: "8bit", min8bitSize: 0 } },
+        },
+      },
+    ],
+  ])("reaches bit-equal weights with %s", async (_, more) => {
+    const options: TrainOptions = { ...settings, ...more, steps: 8 };
+    const whole = unfreeze(tinyModel());
+    await train(whole, options);
+    const checkpoint = { dir };
+    await stopAfter(unfreeze(tinyModel()), 4, { ...options, checkpoint });
+    const resumed = unfreeze(tinyModel());
+    await train(resumed, { ...options, checkpoint, resume: true });
     expect(await weightsOf(resumed)).toBe(await weightsOf(whole));
   });
 
