@@ -110,5 +110,4 @@ describe("training with small averages", () => {
     const mean = v.reduce((sum, x) => sum + x, 0) / v.length;
     expect(mean / (0.001 * 0.999 ** 300)).toBeCloseTo(1, 1.7);
   });
-
 });

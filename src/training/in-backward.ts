@@ -11,11 +11,7 @@ const refused = (why: string, hint: string): StrutError =>
 
 /** Refuses what needs all gradients at once. */
 export function checkUpdateInBackward(settings: Settings, options: TrainOptions, regimes: readonly BoundRegime[], optimization: Optimization): void {
-  if (options.clip !== undefined)
-    throw refused(
-      "clip needs the norm of all of them",
-      "Leave out `clip`, or limit each number by `clipValue`.",
-    );
+  if (options.clip !== undefined) throw refused("clip needs the norm of all of them", "Leave out `clip`, or limit each number by `clipValue`.");
   if (settings.accumulate > 1)
     throw refused(`accumulate is ${settings.accumulate}, which adds up whole gradients`, "Use accumulate: 1, with larger batches if memory allows.");
   if (!optimization.singly)

@@ -218,7 +218,10 @@ export async function settle(options: TrainOptions, regimes: readonly Regime[], 
   if (options.ema && !(options.ema.decay >= 0 && options.ema.decay < 1))
     throw new StrutError("option", `ema.decay is ${options.ema.decay}; it must be at least 0 and below 1`, { path: "ema.decay", hint: "0.999 is common." });
   if (options.clipValue !== undefined && !(options.clipValue > 0))
-    throw new StrutError("option", `clipValue is ${options.clipValue}; it must be above 0`, { path: "clipValue", hint: "Leave it out to train without limit." });
+    throw new StrutError("option", `clipValue is ${options.clipValue}; it must be above 0`, {
+      path: "clipValue",
+      hint: "Leave it out to train without limit.",
+    });
   whole(options.evaluate?.every, "evaluate.every", 1);
   whole(options.checkpoint?.every, "checkpoint.every", 1);
   whole(options.checkpoint?.keep, "checkpoint.keep", 1);

@@ -3,6 +3,7 @@ import { join, resolve } from "node:path";
 import { gzipSync } from "node:zlib";
 import { beforeAll, describe, expect, it } from "vitest";
 import { openText } from "../../src/recipe/open.ts";
+import { openSafetensorsFile } from "../../src/formats/safetensors-folder.ts";
 import { parseRecipe } from "../../src/recipe/read.ts";
 import { json, names, strut, strutIn, temporary, type Ran } from "./strut.ts";
 
@@ -110,6 +111,21 @@ describe("strut train", () => {
     expect(code).toBe(130);
     expect(out).toContain(`Stopped. To go on: strut train --recipe ${file} --out ${to("stopped")} --resume\n`);
     expect(await names(to("stopped"))).toEqual(["checkpoints", "events.jsonl"]);
+  });
+
+  it("limits gradients by value and keeps weights on the grid of bf16 where it is told to", async () => {
+    const text = tiny("  optimizer: sgd\n  clip_value: 1e-6\n  stochastic_rounding: true\n  schedule: constant\n").replace("1e-2", "1");
+    const { code, at } = await trained(text);
+    expect(code).toBe(0);
+    const file = await openSafetensorsFile(join(at, "adapter", "adapter_model.safetensors"));
+    const values: number[] = [];
+    for (const name of file.entries.keys()) if (name.includes("lora_B")) values.push(...new Float32Array((await file.read(name)).buffer));
+    await file.close();
+    const largest = Math.max(...values.map(Math.abs));
+    // B begins at 0 and makes twelve steps of a millionth at most, each rounded up to a 128th
+    expect(largest).toBeGreaterThan(6e-6);
+    expect(largest).toBeLessThan(12e-6 * (1 + 2 ** -6));
+    expect(values.filter((x) => new Uint32Array(Float32Array.of(x).buffer)[0]! & 0xffff)).toEqual([]);
   });
 
   it("shows one line in place on a terminal", async () => {

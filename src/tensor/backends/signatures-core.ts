@@ -154,10 +154,16 @@ export const core = {
    * Adam's direction (m/c1)/(√v/√c2 + eps), with m and v kept in blocks of 256 as quantize_blocks writes them.
    * out g | mCodes mLargest vCodes vLargest | mLevels vLevels | n beta1 beta2 eps c1 c2
    */
-  adam_blocks: signature(
-    ["f32*", "f32*", "u8*", "f32*", "u8*", "f32*", "f32*", "f32*", "i32", "f64", "f64", "f64", "f64", "f64"],
-    (n) => [n!, n!, n!, Math.ceil(n! / 256), n!, Math.ceil(n! / 256), 256, 256],
-  ),
+  adam_blocks: signature(["f32*", "f32*", "u8*", "f32*", "u8*", "f32*", "f32*", "f32*", "i32", "f64", "f64", "f64", "f64", "f64"], (n) => [
+    n!,
+    n!,
+    n!,
+    Math.ceil(n! / 256),
+    n!,
+    Math.ceil(n! / 256),
+    256,
+    256,
+  ]),
   /** y = x on the grid of bf16, up or down at random so that the mean is x; what is no finite number stays: y x n | key0 key1 counter */
   random_round: signature(["real*", "real*", "i32", "i32", "i32", "i32"], (n) => [n!, n!]),
   /** 16-bit storage. Rounding to nearest even; NaN stays NaN. */
