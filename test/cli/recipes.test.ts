@@ -219,7 +219,7 @@ describe("a training that cannot be", () => {
     ["an unknown method", tiny("", "method: loora\n"), /no method "loora".*\n.*lora/],
     ["an unknown initialiser", tiny("", "initializer: evaa\n"), /no initialiser "evaa".*\n.*eva/],
     ["an initialiser that the adapter cannot take", tiny("", "initializer: lora-sb\n"), /lora-sb/],
-    ["an unknown optimiser", tiny("  optimizer: adamv\n"), /no optimiser "adamv".*\n.*adamw/],
+    ["an unknown optimiser", tiny("  optimizer: addamw\n"), /no optimiser "addamw".*\n.*adamw/],
     ["a window beyond the context", tiny().replace("window: 16", "window: 600"), /data\.window is 600/],
     ["a text too short for a batch", tiny().replace("batch_size: 2", "batch_size: 2000"), /one batch of 2000 windows of 16 needs 32000/],
     ["a text that is not there", tiny().replace("text.txt", "nowhere.txt"), /There is no file or folder .*nowhere\.txt/],
