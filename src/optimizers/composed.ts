@@ -14,8 +14,9 @@ export function composed(transform: Transform, wrapper: string): ParameterLink {
   return {
     scope: "parameter",
     init: (w, t) => Object.fromEntries(links.map((link, i) => [i, link.init(w, t)])),
-    async update(u, s, w, t) {
-      for (const [i, link] of links.entries()) u = await link.update(u, s[i] as State, w, t);
+    // links without tensors or numbers leave nothing of their state in a checkpoint
+    async update(u, s: State | undefined, w, t) {
+      for (const [i, link] of links.entries()) u = await link.update(u, (s?.[i] ?? {}) as State, w, t);
       return u;
     },
   };

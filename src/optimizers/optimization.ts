@@ -1,7 +1,7 @@
 import { StrutError } from "../errors.ts";
 import type { ListLink, ParameterGroup, ParameterLink, Schedule, Site, State, TapRequest, Taps, Transform, TransformContext } from "../nn/contracts.ts";
 import { kernels } from "../tensor/engine.ts";
-import { keep, noGrad, scope, sumSquares, Tensor, type Parameter, type Rng } from "../tensor/index.ts";
+import { free, keep, noGrad, scope, sumSquares, Tensor, type Parameter, type Rng } from "../tensor/index.ts";
 import { clampTo, clipByGlobalNorm, clipFactor } from "./clip.ts";
 import { accumulate, overwrite, scaleInPlace } from "./in-place.ts";
 import { linksOf, type Link } from "./optimizer.ts";
@@ -59,8 +59,16 @@ export function keepState(state: State): State {
   return state;
 }
 
+/** Returns the memory of a state that nobody needs any more. */
+export function freeState(state: State): void {
+  for (const value of Object.values(state)) {
+    if (value instanceof Tensor) free(value);
+    else if (typeof value !== "number") freeState(value);
+  }
+}
+
 /** What a link sees of the run at one parameter: its random numbers do not depend on the order of the parameters. */
-const alone = (w: Parameter, t: TransformContext): TransformContext => ({ ...t, rng: t.rng.fork(w.name) });
+export const alone = (w: Parameter, t: TransformContext): TransformContext => ({ ...t, rng: t.rng.fork(w.name) });
 
 /** The optimiser of a run: parameter groups, their chains, and all state. */
 export class Optimization {

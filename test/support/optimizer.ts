@@ -5,8 +5,8 @@ import { Parameter, Rng, scope, Tensor, tensor } from "../../src/tensor/index.ts
 import { hostView } from "../../src/tensor/tensor.ts";
 
 /** The weight and the gradients that the sheets' golden values of projected optimisers are of. */
-const firstWeight = ([m, n]: readonly number[]): number[] =>
-  Array.from({ length: m! * n! }, (_, k) => Math.sin(1 + 0.9 * Math.floor(k / n!) * n! + 1.3 * (k % n!)));
+const firstWeight = ([m, n = 1]: readonly number[]): number[] =>
+  Array.from({ length: m! * n }, (_, k) => Math.sin(1 + 0.9 * Math.floor(k / n) * n + 1.3 * (k % n)));
 export const gradientOf = ([m, n]: readonly number[], t: number): number[] =>
   Array.from({ length: m! * n! }, (_, k) => Math.sin(0.37 * (Math.floor(k / n!) + 1) * ((k % n!) + 2) * (t + 1) + 0.5 * (k % n!)));
 
