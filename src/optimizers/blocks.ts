@@ -44,7 +44,7 @@ export const blocks = (o: BlockRules, core: ParameterLink): ListLink => ({
   init: () => ({ round: -1 }),
   async update(updates, s, w, t) {
     const held = (s["held"] ??= {}) as State;
-    const start = (one: Parameter): State => (held[one.name] = { active: 1, state: core.init(one, alone(one, t)) });
+    const start = (one: Parameter, block: number): State => (held[one.name] = { block, state: core.init(one, alone(one, t)) });
     const targets = w.filter((one) => isTarget(o.targetModules, one, t));
     const round = Math.floor(t.step / o.updateGap);
     const count = shareOf(targets.length, o.density);
@@ -55,18 +55,18 @@ export const blocks = (o: BlockRules, core: ParameterLink): ListLink => ({
       });
     if (round !== s["round"]) {
       s["round"] = round;
-      for (const { name } of targets)
-        if (held[name]) {
-          freeState(held[name] as State);
+      for (const [name, own] of Object.entries(held) as [string, State][])
+        if (own["block"] === 1) {
+          freeState(own);
           delete held[name];
         }
-      for (const i of activeBlocks(o.blockOrder, targets.length, count, round, t.rng.fork(w[0]!.name))) start(targets[i]!);
+      for (const i of activeBlocks(o.blockOrder, targets.length, count, round, t.rng.fork(w[0]!.name))) start(targets[i]!, 1);
     }
     const treated = new Set(targets);
     const moved: Tensor[] = [];
     for (const [i, one] of w.entries()) {
       const [u, target] = [updates[i]!, treated.has(one)];
-      const own = (held[one.name] ?? (target ? undefined : start(one))) as State | undefined;
+      const own = (held[one.name] ?? (target ? undefined : start(one, 0))) as State | undefined;
       if (!own) moved.push(stateFree(o.inactiveUpdateRule, u, o.inactiveLrScale * o.projParamsLrScale));
       else {
         const direction = await core.update(u, own["state"] as State, one, alone(one, t));

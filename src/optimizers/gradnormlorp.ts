@@ -48,8 +48,9 @@ function adapterLink(o: Options, inner: Transform): ParameterLink {
   };
 }
 
-const rowLengths = (x: Tensor): Tensor => norm(x, { axes: [1], keepAxes: true });
-const unit = (x: Tensor): Tensor => div(x, maximum(rowLengths(x), full([1, 1], 1e-12, x.dtype)));
+/** Of rows; never 0, so that a row of zeros stays one. */
+const lengths = (x: Tensor): Tensor => maximum(norm(x, { axes: [1], keepAxes: true }), full([1, 1], 1e-12, x.dtype));
+const unit = (x: Tensor): Tensor => div(x, lengths(x));
 
 /** W = g·v/‖v‖ by row: v by projected gradients, g by the inner optimiser, each with the rate and decay of W. The whole chain. */
 function weightNormalized(o: Options, inner: Transform): ParameterLink {
@@ -64,16 +65,16 @@ function weightNormalized(o: Options, inner: Transform): ParameterLink {
     init(w, t) {
       if (w.shape.length !== 2 || !isTarget(o.targetModules, w, t)) return { plain: plain.init(w, t) };
       const v = copyOf(w);
-      const g = rowLengths(v);
+      const g = lengths(v);
       return { v, ...(official ? {} : { g }), direction: direction.init(w, t), length: length.init(new Parameter(g, w.name), t) };
     },
     async update(u, s, w, t) {
       if (!s["v"]) return plain.update(u, s["plain"] as State, w, t);
       const v = s["v"] as Tensor;
-      const g = official ? rowLengths(v) : (s["g"] as Tensor);
+      const g = official ? lengths(v) : (s["g"] as Tensor);
       const toward = unit(v);
       const along = sum(mul(u, toward), { axes: [1], keepAxes: true });
-      const dv = official ? u : mul(div(g, maximum(rowLengths(v), full([1, 1], 1e-12, v.dtype))), sub(u, mul(along, toward)));
+      const dv = official ? u : mul(div(g, lengths(v)), sub(u, mul(along, toward)));
       const [rate, decay] = [t.learningRate(w), t.weightDecay(w)];
       for (const [x, moved] of [
         [v, await direction.update(dv, s["direction"] as State, w, t)],
