@@ -29,7 +29,7 @@ function blocksOf({ parameters }: Training): Map<number, Parameter[]> {
 
 /** The old projector of a block that trains again was made of gradients long past. */
 function renewProjectors(t: Training, w: Parameter): void {
-  for (const state of t.moments(w)) if (Object.hasOwn(state, "due")) (state as State)["due"] = 1;
+  for (const state of t.moments(w)) if (Object.hasOwn(state, "round")) (state as State)["round"] = -1;
 }
 
 /**

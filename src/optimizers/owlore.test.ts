@@ -4,8 +4,8 @@ import { join } from "node:path";
 import { beforeAll, describe, expect, it } from "vitest";
 import { adapt, adapterParameters, attachedTo, lora } from "../adapters/index.ts";
 import { parameters, randomModel, unfreeze, type Model } from "../models/index.ts";
-import type { Regime } from "../nn/contracts.ts";
-import { Rng, scale, scope, start, type Parameter } from "../tensor/index.ts";
+import type { Regime, State } from "../nn/contracts.ts";
+import { Rng, scale, scope, start, type Parameter, type Tensor } from "../tensor/index.ts";
 import { hostView } from "../tensor/tensor.ts";
 import { train, type TrainOptions } from "../training/index.ts";
 import { sampleWithoutReplacement } from "../linalg/index.ts";
@@ -79,6 +79,27 @@ describe("training a few blocks at a time", () => {
     }, 0);
     expect(await bytes("drop")).toBe(always + 2 * block);
     expect(await bytes("keep")).toBe(always + DEPTH * block);
+  });
+
+  it("a kept state gets a new projector when its block trains again, and only then", async () => {
+    const last = new Map<string, { step: number; projector: string }>();
+    let renewed = 0;
+    const watch: Regime = {
+      async afterStep(t) {
+        for (const [name, w] of t.parameters) {
+          if (!name.endsWith("q_proj.weight") || !t.gradient(w)) continue;
+          const projector = String(await ((t.moments(w)[0]!["projector"] as State)["right"] as Tensor).data());
+          const before = last.get(name);
+          const thawed = before !== undefined && before.step < t.step - 1;
+          if (before) expect(projector !== before.projector, `${name} at step ${t.step}`).toBe(thawed);
+          renewed += Number(thawed);
+          last.set(name, { step: t.step, projector });
+        }
+      },
+    };
+    const optimizer = { method: owlore, options: { ...options, frozenState: "keep" } };
+    await train(unfreeze(deep()), { ...settings, steps: 24, optimizer, regimes: [watch] });
+    expect(renewed).toBeGreaterThan(0);
   });
 
   it("of adapters switches their parameters alone (LISA on LoRA)", async () => {

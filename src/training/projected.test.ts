@@ -5,7 +5,7 @@ import { afterEach, beforeAll, beforeEach, describe, expect, it } from "vitest";
 import { tinyBatches, tinyModel } from "../../test/support/tiny-model.ts";
 import { adapt, adapterParameters, dora } from "../adapters/index.ts";
 import { parameters, unfreeze, type Model } from "../models/index.ts";
-import { badam, fira, floraProjection, frugal, galore, gradNormLorp, sgd } from "../optimizers/index.ts";
+import { badam, fira, frugal, galore, gradNormLorp, sgd } from "../optimizers/index.ts";
 import { start, toBytes } from "../tensor/index.ts";
 import { train, type TrainOptions } from "./index.ts";
 
@@ -23,23 +23,20 @@ const projected = { rank: 2, updateProjGap: 3 };
 const full = async (): Promise<Model> => unfreeze(tinyModel());
 const withDora = () => adapt(tinyModel(), dora, { r: 4 }, { targets: ["q_proj", "down_proj"] });
 
+/** What the defaults of the catalog, which the laws go through, leave out. */
 const singly: Record<string, [NonNullable<TrainOptions["optimizer"]>, (() => Promise<Model>)?]> = {
-  galore: [{ method: galore, options: projected }],
   "galore around a core without state": [{ method: galore, options: projected, inner: { method: sgd } }],
-  fira: [{ method: fira, options: projected }],
   "fira by rmsprop": [{ method: fira, options: { ...projected, variant: "rmsprop" } }],
   "frugal on columns": [{ method: frugal, options: { mode: "coord", updateGap: 3 } }],
   "frugal on entries, averages kept": [{ method: frugal, options: { mode: "coord", coordChoice: "randk", updateGap: 3, resetStatistics: false } }],
   "frugal on directions": [{ method: frugal, options: { mode: "svd", updateGap: 3 }, inner: { method: sgd, options: { momentum: 0.9 } } }],
   "frugal without state": [{ method: frugal, options: { mode: "coord", density: 0 } }],
-  "flora-projection": [{ method: floraProjection, options: projected }],
   "gradnormlorp on DoRA": [{ method: gradNormLorp, options: projected }, withDora],
   "gradnormlorp on full weights": [{ method: gradNormLorp, options: { ...projected, mode: "wn-optimizer" } }],
 };
 const together: typeof singly = {
-  "frugal on blocks": [{ method: frugal, options: { updateGap: 3 } }],
   "frugal on blocks around a core without state": [{ method: frugal, options: { updateGap: 3, inactiveUpdateRule: "no" }, inner: { method: sgd } }],
-  badam: [{ method: badam, options: { updateGap: 3, blockOrder: "descending" } }],
+  "badam in order": [{ method: badam, options: { updateGap: 3, blockOrder: "descending" } }],
 };
 
 describe.each(Object.entries({ ...singly, ...together }))("%s", (_title, [optimizer, make = full]) => {
@@ -47,7 +44,7 @@ describe.each(Object.entries({ ...singly, ...together }))("%s", (_title, [optimi
     const whole = await train(await make(), { ...settings, optimizer });
     const expected = weights(whole.model);
     expect(expected).not.toEqual(weights(await make()));
-    for (const step of [1, 2, 3, 4]) {
+    for (const step of [2, 3, 4]) {
       const stop = new AbortController();
       const options = { ...settings, optimizer, checkpoint: { dir: join(dir, String(step)) } };
       await train(await make(), { ...options, signal: stop.signal, onEvent: (event) => event.event === "step" && event.step === step && stop.abort() });
