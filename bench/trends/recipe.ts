@@ -1,5 +1,4 @@
-import type { Adapter } from "strut/adapters";
-import { run, type Course, type Scaffold } from "./scaffolds/model.ts";
+import { run, type Course, type Scaffold, type Trainer } from "./scaffolds/model.ts";
 
 /** The seeds of every experiment. */
 export const seeds = [1, 2, 3] as const;
@@ -51,8 +50,7 @@ export function broken({ better, orders }: Recipe, rows: readonly Row[]): string
 export async function row(
   label: string,
   scaffold: Scaffold,
-  // oxlint-disable-next-line typescript/no-explicit-any -- a method of any options
-  method: Adapter<any, any, any>,
+  method: Trainer,
   options: Readonly<Record<string, unknown>>,
   course: Omit<Course, "learningRate"> & { readonly learningRate: number | readonly number[] },
   better: Recipe["better"] = "lower",

@@ -4,7 +4,7 @@ import { randomModel, unfreeze } from "strut/models";
 import type { Batch } from "strut/nn";
 import { noGrad, ones, Rng, scope, zeros } from "strut/tensor";
 import { languageModelling, train } from "strut/training";
-import { frozen, type Scaffold } from "./model.ts";
+import { frozen, type Course, type Scaffold } from "./model.ts";
 
 /** A window has the 64 characters of the context and the one that follows. */
 const [WINDOW, ROWS] = [65, 16];
@@ -47,6 +47,13 @@ async function build(start: Start, kind: Kind): Promise<Scaffold> {
     },
   };
 }
+
+/** The course on which the sheets compare optimisers: 500 steps, the rate rising over 50 of them, then along a cosine to a tenth. */
+export const pretraining = (learningRate: Course["learningRate"]): Course => ({
+  steps: 500,
+  learningRate,
+  more: { warmup: 50, schedule: "cosine", scheduleOptions: { minRate: 0.1 } },
+});
 
 type Split = ReturnType<typeof splitTail<Int32Array>>;
 

@@ -1,6 +1,7 @@
 import { adapt, adapterParameters, type Adapter, type AdaptOptions } from "strut/adapters";
-import { applyLinear, forward, makeLayer, makeModel, parameters, type Architecture, type LayerSpec, type Model } from "strut/models";
+import { applyLinear, forward, makeLayer, makeModel, parameters, unfreeze, type Architecture, type LayerSpec, type Model } from "strut/models";
 import type { Awaitable, Batch, Task } from "strut/nn";
+import type { Optimizer } from "strut/optimizers";
 import { noGrad, Parameter, scope, type Tensor } from "strut/tensor";
 import { train, type TrainOptions } from "strut/training";
 
@@ -67,6 +68,8 @@ export interface Course {
   /** Chooses the start, from the first batches of the seed: four, unless `calibrationBatches` says otherwise. */
   readonly initializer?: AdaptOptions["initializer"];
   readonly calibrationBatches?: number;
+  /** Modules that train whole beside the adapter. */
+  readonly modulesToSave?: readonly string[];
   readonly more?: Partial<TrainOptions>;
 }
 
@@ -77,26 +80,26 @@ const inside = ({ sites, architecture: { head } }: Model): string[] =>
 /** A batch to calibrate on: of tokens without the one that only the last position predicts. */
 const context = (batch: Batch): Batch => (batch.inputs ? batch : { ids: batch.ids.map((row) => Array.from(row).slice(0, -1)) });
 
-/** One run of a method on a scaffold: the figure at the end, and how many parameters trained. */
+// oxlint-disable-next-line typescript/no-explicit-any -- a method of any options
+export type Trainer = Adapter<any, any, any> | Optimizer<any>;
+
+/** One run of a method on a scaffold: the figure at the end, and how many parameters trained. An optimiser trains all weights of the base. */
 export async function run(
-  { base, task, batch, measure }: Scaffold,
-  // oxlint-disable-next-line typescript/no-explicit-any -- a method of any options
-  method: Adapter<any, any, any>,
+  scaffold: Scaffold,
+  method: Trainer,
   options: Readonly<Record<string, unknown>>,
   seed: number,
-  { steps, learningRate, targets = inside(base), initializer, calibrationBatches = 4, more = {} }: Course,
+  { steps, learningRate, more = {}, ...course }: Course,
 ): Promise<{ figure: number; parameters: number; model: Model }> {
+  const { base, task, batch, measure } = scaffold;
   // otherwise they would train beside the adapter, and the next run would start from what this one left
   if ([...parameters(base).values()].some(({ trainable }) => trainable)) throw new Error("a scaffold's base must not train: give it as frozen(model)");
-  const calibration = (): Promise<Batch[]> => Promise.all(Array.from({ length: calibrationBatches }, async (_, k) => context(await batch(seed, k))));
-  const adapted = await adapt(base, method as Adapter, options, {
-    seed,
-    targets,
-    ...(initializer ? { initializer, task, calibration: await calibration() } : {}),
-  });
-  const trained = [...adapterParameters(adapted.adapters.get("default")!).values()].filter(({ trainable }) => trainable);
-  const count = trained.reduce((sum, { size }) => sum + size, 0);
-  const { model } = await train(adapted, {
+  const moves = method.family === "optimizers";
+  const started = moves ? unfreeze(base) : await adaptedBase(scaffold, method as Adapter, options, seed, course);
+  const weights = moves ? parameters(started) : adapterParameters(started.adapters.get("default")!);
+  const count = [...weights.values()].filter(({ trainable }) => trainable).reduce((sum, { size }) => sum + size, 0);
+  const { model } = await train(started, {
+    ...(moves ? { optimizer: { method: method as Optimizer, options }, consume: true } : {}),
     task,
     batches: (k) => batch(seed, k),
     steps,
@@ -106,4 +109,20 @@ export async function run(
     ...more,
   });
   return { figure: await scope(() => measure(model)), parameters: count, model };
+}
+
+async function adaptedBase(
+  { base, task, batch }: Scaffold,
+  method: Adapter,
+  options: Readonly<Record<string, unknown>>,
+  seed: number,
+  { targets = inside(base), initializer, calibrationBatches = 4, modulesToSave }: Omit<Course, "steps" | "learningRate">,
+): Promise<Model> {
+  const calibration = (): Promise<Batch[]> => Promise.all(Array.from({ length: calibrationBatches }, async (_, k) => context(await batch(seed, k))));
+  return adapt(base, method, options, {
+    seed,
+    targets,
+    ...(modulesToSave ? { modulesToSave } : {}),
+    ...(initializer ? { initializer, task, calibration: await calibration() } : {}),
+  });
 }
