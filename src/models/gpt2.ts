@@ -4,7 +4,7 @@ import type { Config } from "../formats/huggingface.ts";
 import { add, attention, attentionPacked, gelu, layerNorm, relu, reshape, silu, slice, tensor, type Tensor } from "../tensor/index.ts";
 import { block } from "./blocks.ts";
 import { parseConfig } from "./config.ts";
-import { applyEmbedding, applyLinear, normOf, type Architecture, type CoupledGroup, type LanguageDimensions, type LayerSpec } from "./model.ts";
+import { addApplied, applyEmbedding, applyLinear, normOf, type Architecture, type CoupledGroup, type LanguageDimensions, type LayerSpec } from "./model.ts";
 
 const activations: Record<string, (x: Tensor) => Tensor> = {
   gelu_new: (x) => gelu(x, "tanh"),
@@ -149,9 +149,9 @@ export const gpt2: Architecture = {
           const keys = run.caches[i]!.append(part(1), part(2), (k) => k);
           mixed = attention(part(0), keys.k, keys.v);
         } else mixed = attentionPacked(qkv, count);
-        const middle = add(input, applyLinear(model, `${at}.attn.c_proj`, reshape(mixed, [batch, tokens, width]), run));
+        const middle = addApplied(model, `${at}.attn.c_proj`, input, reshape(mixed, [batch, tokens, width]), run);
         const up = activations[d.activation]!(applyLinear(model, `${at}.mlp.c_fc`, normed(`${at}.ln_2`, middle), run));
-        return add(middle, applyLinear(model, `${at}.mlp.c_proj`, up, run));
+        return addApplied(model, `${at}.mlp.c_proj`, middle, up, run);
       });
     }
     run.observer?.hidden?.(d.depth, x);

@@ -1,10 +1,10 @@
 import { z } from "zod";
 import { StrutError } from "../errors.ts";
 import type { Config } from "../formats/huggingface.ts";
-import { add, attention, isReal, reshape, rmsNorm, rotary, slice, swiglu, type Tensor } from "../tensor/index.ts";
+import { attention, isReal, reshape, rmsNorm, rotary, slice, swiglu, type Tensor } from "../tensor/index.ts";
 import { block, rotaryTables, type RotaryTables } from "./blocks.ts";
 import { parseConfig } from "./config.ts";
-import { applyEmbedding, applyLinear, normOf, type Architecture, type CoupledGroup, type LanguageDimensions, type LayerSpec } from "./model.ts";
+import { addApplied, applyEmbedding, applyLinear, normOf, type Architecture, type CoupledGroup, type LanguageDimensions, type LayerSpec } from "./model.ts";
 
 const schema = z.object({
   vocab_size: z.int().positive(),
@@ -157,10 +157,10 @@ export const llama: Architecture = {
         const [k, v] = [heads("k_proj"), heads("v_proj")];
         const keys = run.caches ? run.caches[i]!.append(k, v, turn) : { k: turn(k, 0), v };
         const mixed = reshape(attention(q, keys.k, keys.v), [batch, tokens, q.shape[2]! * d.headSize]);
-        const middle = add(input, applyLinear(model, `${at}.self_attn.o_proj`, mixed, run));
+        const middle = addApplied(model, `${at}.self_attn.o_proj`, input, mixed, run);
         const m = rmsNorm(middle, normOf(model, `${at}.post_attention_layernorm`).weight, d.eps);
         const gated = swiglu(applyLinear(model, `${at}.mlp.gate_proj`, m, run), applyLinear(model, `${at}.mlp.up_proj`, m, run));
-        return add(middle, applyLinear(model, `${at}.mlp.down_proj`, gated, run));
+        return addApplied(model, `${at}.mlp.down_proj`, middle, gated, run);
       });
     }
     run.observer?.hidden?.(d.depth, x);

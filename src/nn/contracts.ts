@@ -188,6 +188,7 @@ export type FusedLink =
   | { kind: "clip"; maxNorm: number }
   | { kind: "adam"; beta1: number; beta2: number; eps: number }
   | { kind: "decay" }
+  | { kind: "decayAfter" }
   | { kind: "learningRate" };
 
 /** A stretch of training with its own trainable set. */

@@ -2,7 +2,7 @@ import { z } from "zod";
 import { StrutError } from "../errors.ts";
 import type { ParameterLink, State } from "../nn/contracts.ts";
 import { kernels } from "../tensor/engine.ts";
-import { cast, contiguous, dynamicLevels, isReal, Tensor, zeros, type Parameter, type Rng } from "../tensor/index.ts";
+import { cast, contiguous, dynamicLevels, empty, isReal, Tensor, zeros, type Parameter, type Rng } from "../tensor/index.ts";
 import { hostView } from "../tensor/tensor.ts";
 
 export interface AdamOptions {
@@ -95,7 +95,7 @@ export function adamCore(o: AdamOptions = {}): ParameterLink {
     ...(form === "torch" && state === "f32" ? { fused: { kind: "adam", beta1, beta2, eps } } : {}),
     init: (w) => ({ t: 0, m: average(w, o), v: average(w, o) }),
     update(g, s, w, { rng }) {
-      const direction = zeros(g.shape, g.dtype);
+      const direction = contiguous(g);
       const { m, v } = s as { m: Average; v: Average };
       if (s["t"] instanceof Tensor) {
         if (!(m instanceof Tensor && v instanceof Tensor && isReal(m.dtype)))
@@ -103,20 +103,20 @@ export function adamCore(o: AdamOptions = {}): ParameterLink {
             path: "state",
             hint: 'Use state "f32".',
           });
-        byCounts(direction, contiguous(g), m, v, s["t"]);
+        byCounts(direction, direction, m, v, s["t"]);
         return direction;
       }
       const [c1, c2, held] = corrections((s["t"] = (s["t"] as number) + 1));
       if (!(m instanceof Tensor && v instanceof Tensor)) {
         const [first, second] = [m as Blocks, v as Blocks];
         const kept = [first.codes, first.largest, second.codes, second.largest] as const;
-        const out = cast(direction, "f32");
-        kernels().adam_blocks(out, cast(g, "f32"), ...kept, dynamicLevels(), dynamicLevels(false), g.size, beta1, beta2, held, c1, c2);
+        const out = empty(g.shape);
+        kernels().adam_blocks(out, cast(direction, "f32"), ...kept, dynamicLevels(), dynamicLevels(false), g.size, beta1, beta2, held, c1, c2);
         return cast(out, g.dtype);
       }
       const [first, second] = [cast(m, g.dtype), cast(v, g.dtype)];
-      // a weight of 0 that moves at the rate −1 becomes the direction
-      kernels().adamw(direction, g, first, second, g.size, -1, beta1, beta2, held, 0, c1, c2, 1);
+      // in place: a weight that decays away whole and moves at the rate −1 becomes the direction
+      kernels().adamw(direction, direction, first, second, g.size, -1, beta1, beta2, held, -1, c1, c2, 1);
       if (m.dtype === "bf16") {
         storeRounded(m, first, rng.fork("m"));
         storeRounded(v, second, rng.fork("v"));

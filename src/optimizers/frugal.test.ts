@@ -114,11 +114,11 @@ describe("coordinates", () => {
     const r = part.into(g, chosen);
     expect(r.shape).toEqual(part.shape([5, 7]));
     expect(r.shape).toEqual({ columns: [5, 3], rows: [2, 7], randk: [17] }[choice]);
-    const up = part.back(r, chosen, g, 1);
+    const up = part.back(r, chosen, g, 1, false);
     expect(await part.into(up, chosen).data()).toEqual(await r.data());
     const rest = [...(await g.data())].map((x, i) => Number(x) - Number(hostNumbers(up)[i]));
     expect([...(await part.into(tensor(rest, [5, 7], "f64"), chosen).data())].every((x) => x === 0)).toBe(true);
-    expect([...(await part.back(r, chosen, g, 2).data())]).toEqual([...(await up.data())].map((x) => 2 * Number(x)));
+    expect([...(await part.back(r, chosen, g, 2, false).data())]).toEqual([...(await up.data())].map((x) => 2 * Number(x)));
   });
 
   it("hold 2·⌊ρ·columns⌋·rows averages, and which columns", async () => {

@@ -37,7 +37,7 @@ export const galoreLink = (o: ProjectionSettings & { scale: number }, inner: Tra
     { targetModules: o.targetModules, gap: o.updateProjGap },
     directions(o.projType, o.rank, o.svd),
     composed(inner, "galore"),
-    ({ direction, back }) => back(direction, o.scale),
+    ({ direction, back }) => back(direction, o.scale, true),
   );
 
 /** The whole optimiser; its projector may also be a random one. */

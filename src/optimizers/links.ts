@@ -28,6 +28,7 @@ export const scaleByLearningRate = (): ParameterLink => ({
 /** Decay of the weights as the update leaves them, outside the chain's directions: w ← (w − u)·(1 − lr·decay). Stands last. */
 export const decayAfterUpdate = (): ParameterLink => ({
   scope: "parameter",
+  fused: { kind: "decayAfter" },
   init: () => ({}),
   update(u, _s, w, t) {
     const pull = t.learningRate(w) * t.weightDecay(w);

@@ -46,6 +46,13 @@ function fusedForm(links: readonly Link[]): Chain["fused"] {
   return rest.length === 1 || decay ? { beta1: adam.beta1, beta2: adam.beta2, eps: adam.eps, decay } : undefined;
 }
 
+/** Where the learning rate stands, if nothing behind it moves the weight: then it goes into the subtraction, to the same bits. */
+function rateLast(links: readonly Link[], decay: number): number | undefined {
+  const at = links.findLastIndex(({ fused }) => fused?.kind === "learningRate");
+  const idle = links.slice(at + 1).every(({ fused }) => fused?.kind === "decayAfter" && decay === 0);
+  return at >= 0 && idle ? at : undefined;
+}
+
 /** Lets the tensors of a state outlive the step, and cuts them off from any tape. */
 export function keepState(state: State): State {
   for (const value of Object.values(state)) {
@@ -245,8 +252,9 @@ export class Optimization {
     for (const w of groups.flat()) {
       await scope(async () => {
         let u = updates.get(w)!;
-        for (let i = single; i < chain.links.length; i++) u = await this.#parameterUpdate(chain, i, chain.links[i] as ParameterLink, u, w, t);
-        accumulate(w, -1, u);
+        const rate = rateLast(chain.links, t.weightDecay(w));
+        for (let i = single; i < (rate ?? chain.links.length); i++) u = await this.#parameterUpdate(chain, i, chain.links[i] as ParameterLink, u, w, t);
+        accumulate(w, rate === undefined ? -1 : -t.learningRate(w), u);
       });
       this.#round(w, t);
       await beat?.();

@@ -73,8 +73,7 @@ export async function projectorFor(g: Tensor, type: ProjectionType, rank: Rank, 
   return { ...(left ? { left: copyOf(slice(U, 1, 0, r)) } : {}), ...(right ? { right: copyOf(slice(Vh, 0, 0, r)) } : {}) };
 }
 
-const product = (a: Tensor, b: Tensor, alpha = 1): Tensor => {
-  const out = empty([a.shape[0]!, b.shape[1]!], a.dtype);
+const product = (a: Tensor, b: Tensor, alpha = 1, out = empty([a.shape[0]!, b.shape[1]!], a.dtype)): Tensor => {
   gemmInto(out, a, b, { alpha });
   return out;
 };
@@ -85,8 +84,8 @@ export function project(g: Tensor, { left, right }: Projector): Tensor {
   return right ? product(once, transpose(right)) : once;
 }
 
-/** scale·left·R·right. */
-export function projectBack(r: Tensor, { left, right }: Projector, scale = 1): Tensor {
-  const once = left ? product(left, r, right ? 1 : scale) : r;
-  return right ? product(once, right, scale) : once;
+/** scale·left·R·right; in the memory of `out` if it is given, which is contiguous. */
+export function projectBack(r: Tensor, { left, right }: Projector, scale = 1, out?: Tensor): Tensor {
+  if (!right) return product(left!, r, scale, out);
+  return product(left ? product(left, r) : r, right, scale, out);
 }

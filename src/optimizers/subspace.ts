@@ -10,8 +10,8 @@ export interface Subspace {
   /** Named tensors that say which part it is; undefined where the gradient does not tell, unless `anyhow`. */
   choose(g: Tensor, rng: Rng, anyhow: boolean): Awaitable<State | undefined>;
   into(g: Tensor, chosen: State): Tensor;
-  /** A matrix of the shape of g, factor times what r stands for. */
-  back(r: Tensor, chosen: State, g: Tensor, factor: number): Tensor;
+  /** A matrix of the shape of g, factor times what r stands for; it may take the memory of g where that is used up. */
+  back(r: Tensor, chosen: State, g: Tensor, factor: number, used: boolean): Tensor;
 }
 
 /** Singular, random or permuted directions of one side or both; the rank may depend on the side. */
@@ -19,7 +19,7 @@ export const directions = (type: ProjectionType, rank: number | ((side: number) 
   shape: (matrix) => projectedShape(type, matrix, rank),
   choose: (g, rng, anyhow) => projectorFor(g, type, rank, anyhow ? "random" : source, rng),
   into: (g, chosen) => project(g, chosen as Projector),
-  back: (r, chosen, _g, factor) => projectBack(r, chosen as Projector, factor),
+  back: (r, chosen, g, factor, used) => projectBack(r, chosen as Projector, factor, used && g.contiguous ? g : undefined),
 });
 
 /** A step inside the subspace: gradient G, its part R, what the inner optimiser made of it, all of one matrix. */
@@ -29,8 +29,8 @@ export interface SubspaceStep {
   readonly direction: Tensor;
   /** What says which subspace it is. */
   readonly chosen: State;
-  /** factor (1) times a tensor of the subspace, as a matrix. */
-  back(r: Tensor, factor?: number): Tensor;
+  /** factor (1) times a tensor of the subspace, as a matrix; `used` says that g is no longer needed. */
+  back(r: Tensor, factor?: number, used?: boolean): Tensor;
 }
 
 export interface SubspaceRules {
@@ -88,7 +88,7 @@ export function inSubspace(
       const r = subspace.into(g, chosen);
       // the inner optimiser owns what it gets, and r is still needed
       const direction = await inner.update(copyOf(r), s["inner"] as State, w, t);
-      return reshape(finish({ g, r, direction, chosen, back: (x, factor = 1) => subspace.back(x, chosen, g, factor) }, s), w.shape);
+      return reshape(finish({ g, r, direction, chosen, back: (x, factor = 1, used = false) => subspace.back(x, chosen, g, factor, used) }, s), w.shape);
     },
   };
 }
