@@ -3,26 +3,39 @@ import { scope } from "../tensor/scope.ts";
 import { copyOf, empty, type Tensor } from "../tensor/tensor.ts";
 import { block, doubles, multiplyInto, turned } from "./blocks.ts";
 
+/** x·y of the first n numbers; four sums, since each waits for the one before it. */
+function dot(x: Float64Array, y: Float64Array, n: number): number {
+  let [a, b, c, d] = [0, 0, 0, 0];
+  let k = 0;
+  for (; k + 3 < n; k += 4) {
+    a += x[k]! * y[k]!;
+    b += x[k + 1]! * y[k + 1]!;
+    c += x[k + 2]! * y[k + 2]!;
+    d += x[k + 3]! * y[k + 3]!;
+  }
+  for (; k < n; k++) a += x[k]! * y[k]!;
+  return a + b + (c + d);
+}
+
 /** L⁻¹ of a symmetric matrix L·Lᵀ (n×n, row-major), both lower triangular; a row that depends on those before becomes zero. */
 function inverseFactor(gram: Float64Array, n: number): Float64Array {
-  const l = gram;
-  for (let i = 0; i < n; i++)
-    for (let j = 0; j <= i; j++) {
-      const own = l[i * n + j]!;
-      let sum = own;
-      for (let k = 0; k < j; k++) sum -= l[i * n + k]! * l[j * n + k]!;
-      l[i * n + j] = j < i ? sum / l[j * n + j]! : sum > 1e-14 * own ? Math.sqrt(sum) : Infinity;
-    }
+  const rowsOf = (x: Float64Array): Float64Array[] => Array.from({ length: n }, (_, i) => x.subarray(i * n, i * n + n));
   const inverse = new Float64Array(n * n);
+  const [l, inverses] = [rowsOf(gram), rowsOf(inverse)];
   for (let i = 0; i < n; i++) {
-    const own = inverse.subarray(i * n, i * n + n);
+    const [row, own] = [l[i]!, inverses[i]!];
+    for (let j = 0; j < i; j++) row[j] = (row[j]! - dot(row, l[j]!, j)) / l[j]![j]!;
+    const before = row[i]!;
+    const pivot = before - dot(row, row, i);
     own[i] = 1;
     for (let k = 0; k < i; k++) {
-      const factor = l[i * n + k]!;
-      for (let j = 0; j <= k; j++) own[j]! -= factor * inverse[k * n + j]!;
+      const factor = row[k]!;
+      const other = inverses[k]!;
+      for (let j = 0; j <= k; j++) own[j]! -= factor * other[j]!;
     }
-    const pivot = 1 / l[i * n + i]!; // 0 for a dependent row
-    for (let j = 0; j <= i; j++) own[j]! *= pivot;
+    row[i] = pivot > 1e-14 * before ? Math.sqrt(pivot) : Infinity;
+    const scale = 1 / row[i]!; // 0 for a dependent row
+    for (let j = 0; j <= i; j++) own[j]! *= scale;
   }
   return inverse;
 }

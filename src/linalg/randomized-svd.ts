@@ -1,5 +1,6 @@
 import { StrutError } from "../errors.ts";
 import { Rng } from "../tensor/rng.ts";
+import { sumSquares } from "../tensor/ops/reduce.ts";
 import { concat } from "../tensor/ops/shape.ts";
 import { scope } from "../tensor/scope.ts";
 import { empty, tensor, type Tensor } from "../tensor/tensor.ts";
@@ -44,7 +45,7 @@ function orthonormal(rows: Tensor, passes: number): Tensor {
 function within(a: RowProducts, basis: Tensor, rank: number): SingularRows {
   return scope(() => {
     const small = a.backward(basis);
-    largestMagnitude(small, "randomizedSvd");
+    if (!Number.isFinite(sumSquares([small]))) largestMagnitude(small, "randomizedSvd");
     const { left, values, right } = singularRows(small, "randomizedSvd");
     const rotated = empty([rank, a.rows], "f64");
     const wide = widened(basis);
@@ -96,12 +97,13 @@ export async function randomizedSvd(source: Tensor | ProductOperator, rank: numb
   return scope(() => {
     const like = (x: Tensor): Tensor => narrowedTo(x, a.dtype);
     const history: Tensor[] = [];
-    let newest = orthonormal(a.forward(rng.normal([width, a.cols], 1, a.dtype)), 1);
+    let newest = a.forward(rng.normal([width, a.cols], 1, a.dtype));
     const next = (): void => {
-      if (method === "krylov" && (history.length + 2) * width <= most) history.push(newest);
-      newest = orthonormal(a.forward(orthonormal(a.backward(newest), 1)), 1);
+      const basis = orthonormal(newest, 1);
+      if (method === "krylov" && (history.length + 2) * width <= most) history.push(basis);
+      newest = a.forward(orthonormal(a.backward(basis), 1));
     };
-    const solve = (): SingularRows => within(a, orthonormal(history.length > 0 ? concat([...history, newest], 0) : newest, 2), rank);
+    const solve = (): SingularRows => within(a, orthonormal(history.length > 0 ? concat([...history, orthonormal(newest, 1)], 0) : newest, 2), rank);
     for (let i = 0; i < iterations; i++) next();
     let found = solve();
     let residual: number | undefined;

@@ -150,8 +150,9 @@ export const gpt2: Architecture = {
           mixed = attention(part(0), keys.k, keys.v);
         } else mixed = attentionPacked(qkv, count);
         const middle = addApplied(model, `${at}.attn.c_proj`, input, reshape(mixed, [batch, tokens, width]), run);
-        const up = activations[d.activation]!(applyLinear(model, `${at}.mlp.c_fc`, normed(`${at}.ln_2`, middle), run));
-        return addApplied(model, `${at}.mlp.c_proj`, middle, up, run);
+        const up = applyLinear(model, `${at}.mlp.c_fc`, normed(`${at}.ln_2`, middle), run);
+        const active = (): Tensor => activations[d.activation]!(up);
+        return addApplied(model, `${at}.mlp.c_proj`, middle, active(), run, active);
       });
     }
     run.observer?.hidden?.(d.depth, x);

@@ -159,8 +159,9 @@ export const llama: Architecture = {
         const mixed = reshape(attention(q, keys.k, keys.v), [batch, tokens, q.shape[2]! * d.headSize]);
         const middle = addApplied(model, `${at}.self_attn.o_proj`, input, mixed, run);
         const m = rmsNorm(middle, normOf(model, `${at}.post_attention_layernorm`).weight, d.eps);
-        const gated = swiglu(applyLinear(model, `${at}.mlp.gate_proj`, m, run), applyLinear(model, `${at}.mlp.up_proj`, m, run));
-        return addApplied(model, `${at}.mlp.down_proj`, middle, gated, run);
+        const [gate, up] = [applyLinear(model, `${at}.mlp.gate_proj`, m, run), applyLinear(model, `${at}.mlp.up_proj`, m, run)];
+        const gated = (): Tensor => swiglu(gate, up);
+        return addApplied(model, `${at}.mlp.down_proj`, middle, gated(), run, gated);
       });
     }
     run.observer?.hidden?.(d.depth, x);

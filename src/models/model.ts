@@ -190,12 +190,15 @@ export function applyLinear(model: Model, path: string, x: Tensor, run: Run): Te
   return observer?.outputGradient ? observed(y, layer.site!, observer) : y;
 }
 
-/** y + a linear layer's output: in one product, which keeps nothing but the sum, where nothing sits on the layer or looks at it. */
-export function addApplied(model: Model, path: string, y: Tensor, x: Tensor, run: Run): Tensor {
+/**
+ * y + a linear layer's output: in one product, which keeps nothing but the sum, where nothing sits on the layer or looks at it. There
+ * `again` stands in for an x that nothing else needs: it is computed once more in backward instead of being kept.
+ */
+export function addApplied(model: Model, path: string, y: Tensor, x: Tensor, run: Run, again?: () => Tensor): Tensor {
   const layer = layerAt(model, path);
   const { weight, bias } = layer.site!;
   if (weight.kind !== "dense" || run.mix || run.observer || acting(model, layer).length > 0) return add(y, applyLinear(model, path, x, run));
-  return addLinear(y, x, weight.toDense(), 1, bias ?? null);
+  return addLinear(y, x, weight.toDense(), 1, bias ?? null, again);
 }
 
 /** Passes y on and shows its gradient to the observer. */

@@ -56,13 +56,16 @@ export function affine(x: Tensor, factor: number, constant: number): Tensor {
   return record(out, [x], (g) => [scale(g, factor)]);
 }
 
+/** Whose slope is read off their value; that of the others off x alone, so that their value may be gone. */
+const byValue: ReadonlySet<keyof typeof UNARY> = new Set(["exp", "sqrt", "rsqrt", "tanh", "sigmoid", "reciprocal"]);
+
 function unary(op: keyof typeof UNARY, x: Tensor): Tensor {
   const source = contiguous(x);
   const out = empty(x.shape, x.dtype);
   kernels().unary(UNARY[op], out, source, x.size);
   return record(out, [source], (g) => {
     const dx = empty(x.shape, x.dtype);
-    kernels().unary_backward(UNARY[op], dx, source, out, contiguous(g), x.size);
+    kernels().unary_backward(UNARY[op], dx, source, byValue.has(op) ? out : source, contiguous(g), x.size);
     return [dx];
   });
 }

@@ -1,6 +1,7 @@
 import { StrutError } from "../../errors.ts";
 import { engine, kernels } from "../engine.ts";
-import { needsGradient, record } from "../tape.ts";
+import { free } from "../scope.ts";
+import { gradientsFlow, needsGradient, noGrad, record } from "../tape.ts";
 import { copyOf, empty, sizeOf, Tensor } from "../tensor.ts";
 import { broadcastShape, broadcastStrides, contiguous, reshape, sumAxes, sumTo, transpose } from "./shape.ts";
 
@@ -76,8 +77,11 @@ export function linear(x: Tensor, weight: Tensor, bias: Tensor | null = null): T
   return addLinear(null, x, weight, 1, bias);
 }
 
-/** y + alpha·x·Wᵀ (+ bias); y may be null for 0. */
-export function addLinear(y: Tensor | null, x: Tensor, weight: Tensor, alpha = 1, bias: Tensor | null = null): Tensor {
+/**
+ * y + alpha·x·Wᵀ (+ bias); y may be null for 0. With `again`, which computes x once more, the memory of x goes back to the pool
+ * until the backward pass: nothing else may need it.
+ */
+export function addLinear(y: Tensor | null, x: Tensor, weight: Tensor, alpha = 1, bias: Tensor | null = null, again?: () => Tensor): Tensor {
   const inner = x.shape.at(-1) ?? 0;
   if (weight.shape.length !== 2 || inner !== weight.shape[1] || x.dtype !== weight.dtype)
     throw new StrutError(
@@ -89,16 +93,18 @@ export function addLinear(y: Tensor | null, x: Tensor, weight: Tensor, alpha = 1
   const out = y ? copyOf(y) : empty(shape, x.dtype);
   gemmInto(flat(out), flat(source), transposed(weight), { alpha, beta: y ? 1 : 0, bias });
   const inputs = [source, weight, ...(y ? [y] : []), ...(bias ? [bias] : [])];
+  if (again && gradientsFlow()) free(source);
   return record(out, inputs, (gradient) => {
     const g = flat(contiguous(gradient));
+    const input = (): Tensor => flat(again ? noGrad(() => contiguous(again())) : source);
     let dx: Tensor | null = null;
     if (needsGradient(source)) gemmInto(flat((dx = empty(source.shape, x.dtype))), g, weight, { alpha });
     let dw: Tensor | null = null;
     if (needsGradient(weight)) {
       // a weight kept in×out gets its gradient in that layout
       if (weight.strides[0] === 1 && weight.strides[1] !== 1)
-        gemmInto(transposed((dw = transposed(empty([weight.shape[1]!, weight.shape[0]!], x.dtype)))), transposed(flat(source)), g, { alpha });
-      else gemmInto((dw = empty(weight.shape, x.dtype)), transposed(g), flat(source), { alpha });
+        gemmInto(transposed((dw = transposed(empty([weight.shape[1]!, weight.shape[0]!], x.dtype)))), transposed(input()), g, { alpha });
+      else gemmInto((dw = empty(weight.shape, x.dtype)), transposed(g), input(), { alpha });
     }
     return [dx, dw, ...(y ? [gradient] : []), ...(bias ? [needsGradient(bias) ? reshape(sumAxes(g, [0]), bias.shape) : null] : [])];
   });
