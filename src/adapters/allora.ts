@@ -59,6 +59,7 @@ export const allora = adapter({
   title: "ALLoRA",
   paper: "arXiv:2410.09692",
   kinds: ["linear"],
+  begins: "factors",
   options,
   waives: [
     {

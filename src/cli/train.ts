@@ -5,7 +5,6 @@ import { prepare, type Prepared } from "../recipe/prepare.ts";
 import { parseRecipe, readRecipe } from "../recipe/read.ts";
 import { clearRun, outputs, runRecipe, type RunResult } from "../recipe/run.ts";
 import { recipeSchema, type Recipe } from "../recipe/schema.ts";
-import { StrutError } from "../errors.ts";
 import type { MemoryEvent, TrainingEvent } from "../training/index.ts";
 import { bytesText, grouped } from "../report/numbers.ts";
 import { facts } from "../report/table.ts";
@@ -38,7 +37,7 @@ export function define(command: Command, io: Io): void {
     .option("--resume", "go on from the newest checkpoint in the folder; start if there is none")
     .option("--overwrite", "start anew in a folder that holds a run, whose files are removed")
     .addOption(jsonOption())
-    .action((options: Options) => trainRecipe(options, io));
+    .action((options: Options) => trainRecipe(options, command, io));
   command.addHelpText(
     "after",
     () =>
@@ -60,10 +59,9 @@ function objectInside(field: z.ZodType): z.ZodObject | undefined {
 }
 
 /** The recipe with what the command line has in its place; without a recipe, one of that alone. */
-async function recipeOf({ recipe: path, fromScratch, tokenizer, data }: Options): Promise<Recipe> {
+async function recipeOf({ recipe: path, fromScratch, tokenizer, data }: Options, command: Command): Promise<Recipe> {
   if (path === undefined) {
-    if (fromScratch === undefined || data === undefined)
-      throw new StrutError("recipe", "train needs --recipe, or --from-scratch with --data", { hint: "examples/ has whole recipes." });
+    if (fromScratch === undefined || data === undefined) command.error("error: needs '--recipe <file>', or '--from-scratch <config>' with '--data <text>'");
     return parseRecipe(JSON.stringify({ model: fromScratch, fromScratch: true, tokenizer, data: { text: data } }), "command line");
   }
   const recipe = await readRecipe(path);
@@ -75,9 +73,9 @@ async function recipeOf({ recipe: path, fromScratch, tokenizer, data }: Options)
   };
 }
 
-async function trainRecipe(options: Options, io: Io): Promise<void> {
+async function trainRecipe(options: Options, command: Command, io: Io): Promise<void> {
   const { out, resume = false, overwrite = false, json } = options;
-  const recipe = await recipeOf(options);
+  const recipe = await recipeOf(options, command);
   if (!resume) await refuseFilled(out, overwrite, "Choose a new folder, add --resume to go on with the run in it, or --overwrite to start anew.");
   const prepared = await prepare(recipe);
   if (!resume && overwrite) await clearRun(out);

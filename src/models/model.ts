@@ -2,7 +2,7 @@ import { StrutError } from "../errors.ts";
 import type { Config } from "../formats/huggingface.ts";
 import type { AdapterSet, Attachment, Observer, RunnableModel, Run, Site } from "../nn/contracts.ts";
 import { convolve, dense, isOperator, lookUp, patchesOf, scaledRows, sumOf, type ConvGeometry, type LinearOperator } from "../operators/index.ts";
-import { add, addLinear, batchNorm, full, noGrad, Parameter, permute, stopGradient, sub, type Real, type Tensor } from "../tensor/index.ts";
+import { add, batchNorm, full, noGrad, Parameter, permute, residualLinear, stopGradient, sub, type Real, type Tensor } from "../tensor/index.ts";
 import { record } from "../tensor/tape.ts";
 import { checkMix, mixed } from "./mix.ts";
 
@@ -198,7 +198,7 @@ export function addApplied(model: Model, path: string, y: Tensor, x: Tensor, run
   const layer = layerAt(model, path);
   const { weight, bias } = layer.site!;
   if (weight.kind !== "dense" || run.mix || run.observer || acting(model, layer).length > 0) return add(y, applyLinear(model, path, x, run));
-  return addLinear(y, x, weight.toDense(), 1, bias ?? null, again);
+  return residualLinear(y, x, weight.toDense(), bias ?? null, again);
 }
 
 /** Passes y on and shows its gradient to the observer. */

@@ -8,7 +8,7 @@ export { TorchRng, type DrawnType } from "./torch-rng.ts";
 export * from "./ops/attention.ts";
 export * from "./ops/elementwise.ts";
 export { embeddingBag } from "./ops/embedding-bag.ts";
-export { addLinear, gemmInto, linear, matmul } from "./ops/matmul.ts";
+export { addLinear, gemmInto, linear, matmul, residualLinear } from "./ops/matmul.ts";
 export { batchNorm, groupNorm, type RunningStatistics } from "./ops/channels.ts";
 export { conv2d, fold, positions, unfold, type ConvolutionOptions } from "./ops/convolution.ts";
 export { binaryCrossEntropyWithLogits, crossEntropy, klDivergence, l1Loss, logSoftmax, meanSquaredError, smoothL1Loss } from "./ops/losses.ts";

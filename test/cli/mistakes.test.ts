@@ -235,7 +235,7 @@ describe("a command line that is wrong ends with code 2", () => {
     ],
     [["convert", STORIES, "--out", "x", "--max-shard-size", "5 apples"], /must be a size such as 5GB/],
     [["--backend", "gpu"], /^strut: unknown option '--backend'/],
-    [["train", "--out", "x"], /^strut: required option '--recipe <file>' not specified\.\n/],
+    [["train", "--out", "x"], /^strut: needs '--recipe <file>', or '--from-scratch <config>' with '--data <text>'\.\n/],
   ] as const)("%j", async (argv, message) => {
     const { code, out, err } = await strutIn({}, ...argv);
     expect({ code, out }).toEqual({ code: 2, out: "" });

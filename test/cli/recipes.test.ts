@@ -161,7 +161,7 @@ describe("training from scratch", () => {
     const lora = await trained(tiny("", `from_scratch: true\ntokenizer: ${model}\nmethod: lora\n`));
     expect(await names(lora.at)).toEqual(["adapter", "checkpoints", "events.jsonl", "merged"]);
     expect((await strut("train", "--from-scratch", "examples/tinystories-9m.config.json", "--out", to("none"))).err).toMatch(
-      /needs --recipe, or --from-scratch with --data/,
+      /needs '--recipe <file>', or '--from-scratch <config>' with '--data <text>'/,
     );
     const untold = await strut("train", "--from-scratch", "examples/tinystories-9m.config.json", "--data", to("few.txt"), "--out", to("none"));
     expect(untold.err).toMatch(/is a config\.json, which brings no tokenizer\.?\n.*tokenizer/);

@@ -15,17 +15,17 @@ export type Kind = "llama" | "gpt2";
 const made = new Map<string, Promise<Scaffold>>();
 
 /**
- * A LLaMA (or GPT-2, which has biases) of two layers (64 wide, 4 heads, inner width 256, context 64) on the characters of Shakespeare's plays. From a random base the
+ * A LLaMA (or GPT-2, which has biases) of two layers or so many (64 wide, 4 heads, inner width 256, context 64) on the characters of Shakespeare's plays. From a random base the
  * task is their first half; a trained base has seen that, and its task is their second half in capitals. The figure is cross-entropy in
  * nats a character on the last tenth of the task's text.
  */
-export function characters(start: Start, kind: Kind = "llama"): Promise<Scaffold> {
-  const key = `${start} ${kind}`;
-  if (!made.has(key)) made.set(key, build(start, kind));
+export function characters(start: Start, kind: Kind = "llama", depth = 2): Promise<Scaffold> {
+  const key = `${start} ${kind} ${depth}`;
+  if (!made.has(key)) made.set(key, build(start, kind, depth));
   return made.get(key)!;
 }
 
-async function build(start: Start, kind: Kind): Promise<Scaffold> {
+async function build(start: Start, kind: Kind, depth: number): Promise<Scaffold> {
   const plays = await readFile("data/text/tinyshakespeare.txt", "utf8");
   const alphabet = [...new Set(plays)].sort();
   const half = Math.floor(plays.length / 2);
@@ -36,7 +36,7 @@ async function build(start: Start, kind: Kind): Promise<Scaffold> {
   const source = (seed: number) => sources.get(seed) ?? sources.set(seed, tokenBatches(seen, { window: WINDOW, rows: ROWS, seed })).get(seed)!;
   const held = tokenBatches(heldOut, { window: WINDOW, rows: 64 });
   const test: readonly Batch[] = [await held.batch(0), await held.batch(1)];
-  const base = await baseOf(kind, alphabet.length, start === "trained" ? plain.train : undefined);
+  const base = await baseOf(kind, depth, alphabet.length, start === "trained" ? plain.train : undefined);
   return {
     base,
     task: languageModelling,
@@ -57,11 +57,11 @@ export const pretraining = (learningRate: Course["learningRate"]): Course => ({
 
 type Split = ReturnType<typeof splitTail<Int32Array>>;
 
-async function baseOf(kind: Kind, vocabulary: number, text: Int32Array | undefined): Promise<Scaffold["base"]> {
+async function baseOf(kind: Kind, depth: number, vocabulary: number, text: Int32Array | undefined): Promise<Scaffold["base"]> {
   const rng = new Rng(65);
   const sizes = {
-    llama: { hidden_size: 64, intermediate_size: 256, num_hidden_layers: 2, num_attention_heads: 4, max_position_embeddings: 64 },
-    gpt2: { n_embd: 64, n_inner: 256, n_layer: 2, n_head: 4, n_positions: 64 },
+    llama: { hidden_size: 64, intermediate_size: 256, num_hidden_layers: depth, num_attention_heads: 4, max_position_embeddings: 64 },
+    gpt2: { n_embd: 64, n_inner: 256, n_layer: depth, n_head: 4, n_positions: 64 },
   };
   const blank = randomModel({ model_type: kind, vocab_size: vocabulary, ...sizes[kind] }, (name, shape) => {
     if (kind === "gpt2" && shape.length === 1) return name.endsWith("weight") ? ones(shape) : zeros(shape);

@@ -77,11 +77,27 @@ export function linear(x: Tensor, weight: Tensor, bias: Tensor | null = null): T
   return addLinear(null, x, weight, 1, bias);
 }
 
+/** y + alpha·x·Wᵀ (+ bias); y may be null for 0. */
+export function addLinear(y: Tensor | null, x: Tensor, weight: Tensor, alpha = 1, bias: Tensor | null = null): Tensor {
+  return linearOnto(y, x, weight, { alpha, bias });
+}
+
 /**
- * y + alpha·x·Wᵀ (+ bias); y may be null for 0. With `again`, which computes x once more, the memory of x goes back to the pool
- * until the backward pass: nothing else may need it.
+ * add(y, linear(x, weight, bias)) to the same bits, without keeping what is added. With `again`, which computes x once more, the memory
+ * of x goes back to the pool until the backward pass: nothing else may need it.
  */
-export function addLinear(y: Tensor | null, x: Tensor, weight: Tensor, alpha = 1, bias: Tensor | null = null, again?: () => Tensor): Tensor {
+export const residualLinear = (y: Tensor, x: Tensor, weight: Tensor, bias: Tensor | null = null, again?: () => Tensor): Tensor =>
+  linearOnto(y, x, weight, { alpha: 1, bias, last: true, again });
+
+interface Onto {
+  readonly alpha: number;
+  readonly bias: Tensor | null;
+  /** y comes after the product, not in its sums. */
+  readonly last?: boolean;
+  readonly again?: (() => Tensor) | undefined;
+}
+
+function linearOnto(y: Tensor | null, x: Tensor, weight: Tensor, { alpha, bias, last = false, again }: Onto): Tensor {
   const inner = x.shape.at(-1) ?? 0;
   if (weight.shape.length !== 2 || inner !== weight.shape[1] || x.dtype !== weight.dtype)
     throw new StrutError(
@@ -90,8 +106,10 @@ export function addLinear(y: Tensor | null, x: Tensor, weight: Tensor, alpha = 1
     );
   const shape = [...x.shape.slice(0, -1), weight.shape[0]!];
   const source = contiguous(x);
-  const out = y ? copyOf(y) : empty(shape, x.dtype);
-  gemmInto(flat(out), flat(source), transposed(weight), { alpha, beta: y ? 1 : 0, bias });
+  const first = last ? null : y;
+  const out = first ? copyOf(first) : empty(shape, x.dtype);
+  gemmInto(flat(out), flat(source), transposed(weight), { alpha, beta: first ? 1 : 0, bias });
+  if (y && last) kernels().axpby(out, 1, contiguous(y), 1, out.size);
   const inputs = [source, weight, ...(y ? [y] : []), ...(bias ? [bias] : [])];
   if (again && gradientsFlow()) free(source);
   return record(out, inputs, (gradient) => {
