@@ -91,5 +91,6 @@ export const relora = adapter({
   regime,
   layout: {
     tensors: { linear: { weight: "relora_weight", A: "lora_A.weight", B: "lora_B.weight" } },
+    frozen: ["weight"],
   },
 });

@@ -367,8 +367,8 @@ export const sheets: Readonly<Record<string, Sheet>> = {
     ],
   },
   relora: {
-    says: '_optimizer-baselines.md: "W0 += s·BA, then A re-drawn kaiming(a=√5), B=0, every `relora` steps"; W is a copy that trains in the warm start',
-    count: ({ out, in: inner }, o) => out * inner + o["r"] * (inner + out),
+    says: '_optimizer-baselines.md: "W0 += s·BA, then A re-drawn kaiming(a=√5), B=0, every `relora` steps"; W is a copy that trains in the warm start alone',
+    count: ({ out, in: inner }, o) => o["r"] * (inner + out),
     rank: "r",
     variants: [
       { r: 2, alpha: 3, dropout: 0, every: 2 },
