@@ -2,6 +2,7 @@ import { beforeAll, describe, expect, it } from "vitest";
 import { leaf } from "../../test/support/gradients.ts";
 import { throughDisk } from "../../test/support/through-disk.ts";
 import { tinyBatches, tinyModel } from "../../test/support/tiny-model.ts";
+import { adafactor } from "../optimizers/index.ts";
 import { forward, type Model } from "../models/index.ts";
 import type { Regime, Training } from "../nn/contracts.ts";
 import { noGrad, start, tensor, zeros, type Parameter, type Tensor } from "../tensor/index.ts";
@@ -210,6 +211,11 @@ describe("DyLoRA in training", () => {
     };
     await train(model, { ...settings, steps: 10, regimes: [watch] });
     expect(seen.size).toBeGreaterThan(2);
+  });
+
+  it("when frozen refuses an optimiser whose averages are not of each number", async () => {
+    const run = train(await filled({ frozen: true }), { batches: tinyBatches(2), steps: 1, learningRate: 0.02, optimizer: adafactor });
+    await expect(run).rejects.toThrow("dylora: the optimiser keeps no average for each number of");
   });
 
   it("when frozen corrects each row by the number of its own updates: its first moves by the learning rate, whenever it comes", async () => {

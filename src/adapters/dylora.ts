@@ -57,9 +57,16 @@ function regime(o: Options): Regime<Params> {
                 const w = params[name] as Parameter;
                 const axis = name === "A" ? 0 : 1;
                 countsByElement(t, w);
-                const moments = t
-                  .moments(w)
-                  .flatMap((state) => Object.values(state).filter((x): x is Tensor => typeof x === "object" && "size" in x && x.size === w.size));
+                const moments = t.moments(w).flatMap((state) => Object.values(state).filter((x) => typeof x === "object")) as Tensor[];
+                if (moments.some(({ size }) => size !== w.size))
+                  throw new StrutError(
+                    "option",
+                    `dylora: the optimiser keeps no average for each number of ${w.name}, so the rows of other ranks cannot stand still`,
+                    {
+                      path: "frozen",
+                      hint: "Use adamw or sgd with averages in f32, or leave out frozen.",
+                    },
+                  );
                 return [w, ...moments].map((x) => ({ x, before: copyOf(x), axis }) as const);
               }),
             );
