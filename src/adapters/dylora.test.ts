@@ -248,4 +248,14 @@ describe("DyLoRA in training", () => {
     expect(attachedTo(loaded, "default")!.options).toMatchObject({ rMin: 2, scaling: "alpha/r", frozen: true });
     expect(await logits(atRank(loaded, 2))).toEqual(await logits(atRank(model, 2)));
   });
+
+  it("saved at a rank below r is no directory that PEFT would run at r; strut reads it at that rank, and at r it is a LORA again", async () => {
+    const model = await filled();
+    const { loaded, json } = await throughDisk(atRank(model, 2), tinyModel(), [dylora]);
+    expect(Object.keys(json)).toEqual(["strut.json"]);
+    expect(await logits(loaded)).toEqual(await logits(atRank(model, 2)));
+    expect(await logits(atRank(loaded, 4))).toEqual(await logits(model));
+    const whole = await throughDisk(atRank(loaded, 4), tinyModel(), [dylora]);
+    expect(whole.json["adapter_config.json"]).toMatchObject({ peft_type: "LORA", r: 4, lora_alpha: 6 });
+  });
 });

@@ -112,6 +112,8 @@ export const dylora = adapter({
   layout: {
     type: "LORA",
     beside: true,
+    // PEFT would run at r
+    own: { rank: undefined },
     options: loraPeftOptions,
     fixed: { use_dora: false },
     tensors: { linear: { A: "lora_A.weight", B: "lora_B.weight" } },
@@ -119,7 +121,8 @@ export const dylora = adapter({
 });
 
 /**
- * The same model with a DyLoRA at another rank; nothing is copied.
+ * The same model with a DyLoRA at another rank; nothing is copied. Saved below r it is no directory for PEFT, which would run it at r;
+ * `toLora` makes one.
  *
  * @example
  * const quarter = atRank(await adapt(model, dylora, { r: 8 }), 2);
@@ -130,5 +133,6 @@ export function atRank(model: Model, rank: number, name = model.active[0] ?? "de
     throw new StrutError("adapter", `${name} is no DyLoRA, so its rank cannot be chosen`, { hint: "Convert it with toLora instead." });
   const r = set.options["r"] as number;
   if (!(Number.isInteger(rank) && rank >= 1 && rank <= r)) throw new StrutError("option", `rank is ${rank}; ${name} works at ranks 1…${r}`, { path: "rank" });
-  return withAdapters(model, new Map([...model.adapters, [name, { ...set, options: { ...set.options, rank } }]]), model.active);
+  const { rank: _, ...rest } = set.options;
+  return withAdapters(model, new Map([...model.adapters, [name, { ...set, options: rank === r ? rest : { ...rest, rank } }]]), model.active);
 }
