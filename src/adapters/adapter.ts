@@ -46,6 +46,13 @@ export interface AdapterLayout {
   readonly repeated?: readonly string[];
   /** Also reads directories of this type of PEFT that hold such a tensor: adapters that PEFT itself would take for something else. */
   readonly reads?: { readonly type: PeftType; readonly tensor: string };
+  /**
+   * The key for one of the method's published code, in a folder whose strut.json says the method and its options; undefined for any other
+   * key. Keys that become the same one hold copies, or with `assemble` pieces.
+   */
+  published?(key: string, modules: readonly string[], options: Readonly<Record<string, unknown>>): string | undefined;
+  /** A site's parameters from the pieces that the published code stores, each in the order of its keys. */
+  assemble?(pieces: Readonly<Record<string, readonly Tensor[]>>, site: Site): Params;
   /** Parameters, of a site or shared, that do not train. */
   readonly frozen?: readonly string[];
   /** Parameters without a tensor are made again by `init` and `shared` on loading, from the same base, options and seed. */

@@ -1,6 +1,7 @@
 import { beforeAll, describe, expect, it } from "vitest";
 import { numbers, stir } from "../../test/laws/subject.ts";
 import { sample } from "../../test/support/gradients.ts";
+import { loadPublished } from "../../test/support/published.ts";
 import { linearSite, reloaded, tinyResnet } from "../../test/support/site.ts";
 import { tinyModel } from "../../test/support/tiny-model.ts";
 import { modeProduct, singularValues, tucker } from "../linalg/index.ts";
@@ -232,5 +233,37 @@ describe("flora", () => {
 
   it("wants a rank for each axis of a kernel", async () => {
     await expect(adapt(tinyResnet(), flora, { r: [2, 2] }, { targets: ["conv2"] })).rejects.toThrow(/whose weight is 8×8×3×3/);
+  });
+});
+
+describe("a file of the official FLoRA", () => {
+  const parts = async (model: ReturnType<typeof tinyModel>): Promise<Record<string, Tensor>> =>
+    Object.fromEntries(
+      [...attachedTo(model, "default")!.entries].flatMap(([path, p]) =>
+        Object.entries(p).map(([name, x]) => [`${path}.flora_layer.param_${name === "G" ? name : name.slice(1)}`, x as Tensor]),
+      ),
+    );
+
+  it.each([
+    ["linear layers", tinyModel, ["q_proj", "v_proj"], { r: [2, 3], scale: 0.5 }],
+    ["convolutions", tinyResnet, ["conv1"], { r: [2, 3, 1, 2], scale: 0.5 }],
+  ] as const)("is read under its own keys: %s", async (_, base, targets, given) => {
+    const model = stir(await adapt(base(), flora, { ...given, r: [...given.r] }, { targets: [...targets] }));
+    const again = await loadPublished(base(), flora, given, await parts(model));
+    const [before, after] = [model, again].map((of) => [...attachedTo(of, "default")!.entries]);
+    expect(after!.length).toBeGreaterThan(1);
+    for (const [path, p] of before!)
+      for (const [name, x] of Object.entries(p)) expect(await numbers(new Map(after).get(path)![name]!)).toEqual(await numbers(x));
+  });
+
+  it("is refused in a sentence where a factor has another shape, or a key is not FLoRA's", async () => {
+    const given = { r: [2, 3] };
+    const held = await parts(await adapt(tinyModel(), flora, given, { targets: ["q_proj"] }));
+    const path = "model.layers.0.self_attn.q_proj";
+    const spoilt = { ...held, [`${path}.flora_layer.param_1`]: zeros([8, 2]) };
+    await expect(loadPublished(tinyModel(), flora, given, spoilt)).rejects.toThrow(/needs at model.layers.0.self_attn.q_proj a core G .* found .*P1 \[8,2\]/);
+    await expect(loadPublished(tinyModel(), flora, given, { ...held, [`${path}.flora_layer.param_9`]: zeros([1]) })).rejects.toThrow(
+      /cannot place:[^]*param_9/,
+    );
   });
 });

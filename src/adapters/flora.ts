@@ -80,5 +80,24 @@ export const flora = adapter({
   },
   update: (p: Params, _site, o) => updateOf(p, o),
   forward: (x, y, p, site, o, live) => addAt(site, updateOf(p, o), y, dropInput(x, o, site, live)),
-  layout: { tensors: atEvery({ G: "flora_G", P0: "flora_P0", P1: "flora_P1", P2: "flora_P2", P3: "flora_P3" }) },
+  layout: {
+    tensors: atEvery({ G: "flora_G", P0: "flora_P0", P1: "flora_P1", P2: "flora_P2", P3: "flora_P3" }),
+    published(key) {
+      const [, module, part] = /^(.+)\.flora_layer\.param_(G|[0-3])$/.exec(key) ?? [];
+      return part && `${module}.flora_${part === "G" ? part : `P${part}`}`;
+    },
+  },
+  verify(p, site) {
+    const dims = extents(site);
+    const fits =
+      Object.keys(p).length === dims.length + 1 &&
+      p.G?.shape.length === dims.length &&
+      dims.every((dim, i) => String(p[`P${i}` as keyof Params]?.shape) === String([dim, p.G.shape[i]]));
+    if (fits) return;
+    const found = Object.entries(p).map(([name, { shape }]) => `${name} [${shape}]`);
+    throw new StrutError(
+      "peft-shape",
+      `FLoRA needs at ${site.path} a core G and a factor P of each axis of its ${dims.join("×")} weight (in, out, kernel); found ${found.join(", ")}`,
+    );
+  },
 });

@@ -7,9 +7,9 @@ import { patternLookup } from "../formats/peft-patterns.ts";
 import { replicateLayers } from "../models/change.ts";
 import { realOf, type Model } from "../models/model.ts";
 import { readTensor } from "../models/stored.ts";
-import type { Params } from "../nn/contracts.ts";
+import type { Params, Site } from "../nn/contracts.ts";
 import { parseOptions, snake } from "../nn/options.ts";
-import { Parameter, Rng, scope, type Real, type Tensor } from "../tensor/index.ts";
+import { noGrad, Parameter, Rng, scope, type Real, type Tensor } from "../tensor/index.ts";
 import { copiedLeaves, initialise, leafOf, takenFrom, tiedHead } from "./adapt.ts";
 import type { Adapter } from "./adapter.ts";
 import { newLive, tryOut, withAdapters, type AttachedAdapter, type Taken, type Targeting } from "./attach.ts";
@@ -183,18 +183,44 @@ interface Sorted {
   readonly shared: Readonly<Record<string, string>>;
 }
 
-function sortKeys(base: Model, { weights, path, peft }: AdapterDirectory, { layout }: Adapter): Sorted {
+/** Our keys, and for each those of the file that hold it. */
+function sourcesOf(base: Model, { weights, own }: AdapterDirectory, { layout }: Adapter, options: Options): Map<string, string[]> {
+  const sources = new Map<string, string[]>();
+  const modules = [...base.layers.keys()];
+  for (const key of weights.entries.keys()) {
+    const ours = (own && layout.published?.(key, modules, options)) ?? key;
+    sources.set(
+      ours,
+      [...(sources.get(ours) ?? []), key].sort((a, b) => a.localeCompare(b, "en", { numeric: true })),
+    );
+  }
+  return sources;
+}
+
+/** The tensor that several keys hold, which must agree. */
+async function oneOf(tensors: readonly Tensor[], keys: readonly string[], path: string): Promise<Tensor> {
+  if (tensors.length === 1) return tensors[0]!;
+  const [first, ...rest] = await Promise.all(tensors.map(async (x) => ({ shape: x.shape, values: await x.data() })));
+  const other = rest.findIndex(({ shape, values }) => String(shape) !== String(first!.shape) || values.some((value, i) => value !== first!.values[i]));
+  if (other < 0) return tensors[0]!;
+  throw new StrutError("peft-keys", `${path} holds one shared tensor twice, with different values: ${keys[0]} and ${keys[other + 1]}.`, {
+    path,
+    hint: "Set the option that shares it to false, or save the adapter again.",
+  });
+}
+
+function sortKeys(base: Model, { path, peft }: AdapterDirectory, { layout }: Adapter, sources: ReadonlyMap<string, readonly string[]>): Sorted {
   const former = peft && layout.formerly?.[peft.peft_type];
   const namesAt = (kind: keyof typeof layout.tensors): Readonly<Record<string, string>> => ({ ...layout.tensors[kind], ...former });
   const parts = [...new Set((Object.keys(layout.tensors) as (keyof typeof layout.tensors)[]).flatMap((kind) => Object.values(namesAt(kind))))];
   const prefix = `base_model.${layout.sharedPrefix}`;
   const named = layout.sharedPrefix
-    ? [...weights.entries.keys()].filter((key) => key.startsWith(prefix)).map((key): [string, string] => [key.slice(prefix.length), key])
+    ? [...sources.keys()].filter((key) => key.startsWith(prefix)).map((key): [string, string] => [key.slice(prefix.length), key])
     : Object.entries(layout.shared ?? {}).map(([param, part]): [string, string] => [param, `base_model.${part}`]);
-  const shared = Object.fromEntries(named.filter(([, key]) => weights.entries.has(key)));
+  const shared = Object.fromEntries(named.filter(([, key]) => sources.has(key)));
   const repeated = (key: string): boolean => layout.repeated?.some((name) => key.endsWith(`.${name}`)) ?? false;
   const parsed = parsePeftKeys(
-    [...weights.entries.keys()].filter((key) => !Object.values<string>(shared).includes(key) && !repeated(key)),
+    [...sources.keys()].filter((key) => !Object.values<string>(shared).includes(key) && !repeated(key)),
     parts,
   );
   refuseStrayKeys(parsed, { name: "the base model", has: (module) => base.layers.has(module) }, path);
@@ -241,17 +267,24 @@ async function readSet(base: Model, directory: AdapterDirectory, description: De
   const { layout } = definition;
   const lora = !own && layout.type === "LORA";
   if (lora) refuseUnreadableLora(peft as LoraPeftConfig, path);
-  const sorted = sortKeys(base, directory, definition);
+  const sources = sourcesOf(base, directory, definition, options);
+  const sorted = sortKeys(base, directory, definition, sources);
   const checked = lora ? checkLora(base, directory, definition) : undefined;
-  const read = async (keys: Readonly<Record<string, string>>, prefix: string, like: Tensor["dtype"]): Promise<Params> =>
-    Object.fromEntries(
-      await Promise.all(
-        Object.entries(keys).map(async ([param, key]) => [
-          param,
-          leafOf(await readTensor(weights, key, like, path), `${prefix}/${param}`, layout.frozen?.includes(param) ?? false),
-        ]),
-      ),
+  const read = async (keys: Readonly<Record<string, string>>, prefix: string, like: Tensor["dtype"], site?: Site): Promise<Params> => {
+    const found = await Promise.all(
+      Object.entries(keys).map(async ([param, key]) => {
+        const held = sources.get(key)!;
+        return { param, held, key, tensors: await Promise.all(held.map((source) => readTensor(weights, source, like, path))) };
+      }),
     );
+    const pieces = site && layout.assemble && found.some(({ held, key }) => String(held) !== key);
+    const params = pieces
+      ? noGrad(() => scope(() => layout.assemble!(Object.fromEntries(found.map(({ param, tensors }) => [param, tensors])), site)))
+      : Object.fromEntries(await Promise.all(found.map(async ({ param, held, tensors }) => [param, await oneOf(tensors, held, path)] as const)));
+    return Object.fromEntries(
+      Object.entries(params).map(([param, value]) => [param, leafOf(value, `${prefix}/${param}`, layout.frozen?.includes(param) ?? false)]),
+    );
+  };
   const dtype = [...base.layers.values()][0]!.weight.dtype;
   const matched = [...new Set([...(description.targets ?? []), ...sorted.byModule.keys()])];
   for (const module of matched)
@@ -263,7 +296,7 @@ async function readSet(base: Model, directory: AdapterDirectory, description: De
   const siteOptions = new Map<string, Record<string, unknown>>();
   const stored = new Map<string, Params>();
   for (const module of matched) {
-    const tensors = await read(sorted.byModule.get(module) ?? {}, `${name}/${module}`, realOf(base.layers.get(module)!));
+    const tensors = await read(sorted.byModule.get(module) ?? {}, `${name}/${module}`, realOf(base.layers.get(module)!), base.layers.get(module)!.site);
     stored.set(module, tensors);
     const rank = checked?.ranks.get(module);
     const differs =
