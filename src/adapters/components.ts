@@ -1,5 +1,6 @@
-import type { Training, View } from "../nn/contracts.ts";
-import { hostNumbers, type Parameter, type Tensor } from "../tensor/index.ts";
+import { StrutError } from "../errors.ts";
+import type { Site, Training, View } from "../nn/contracts.ts";
+import { concat, copyOf, hostNumbers, reshape, slice, zeros, type Parameter, type Tensor } from "../tensor/index.ts";
 import { hostView } from "../tensor/tensor.ts";
 import { countsByElement } from "./counts.ts";
 
@@ -71,3 +72,22 @@ export const birthOf = ({ born, E }: Components, name: Name, i: number): number 
 /** Of the reserve E does not train, nor without advance learning A and B. */
 export const trains = (p: Components, name: Name, i: number, step: number, o: Advance): boolean =>
   birthOf(p, name, i) <= step && (i < usedOf(p) || (o.advanceLearn && name !== "E"));
+
+/** A site's parameters from the lists of the published code, A r×in, B out×r and E r×1 each; what is behind ranknum is its reserve and left out. */
+export function fromLists({ A = [], B = [], E = [], used = [] }: Readonly<Record<string, readonly Tensor[]>>, { path, in: inner, out }: Site): Components {
+  const [count] = used;
+  const fits = (a: Tensor, i: number): boolean => {
+    const r = a.shape[0]!;
+    return String([a.shape, B[i]?.shape, E[i]?.shape]) === String([r, inner, out, r, r, 1]);
+  };
+  const n = count?.size === 1 ? Number(hostNumbers(count)[0]) : 0;
+  const total = A.reduce((rows, { shape }) => rows + shape[0]!, 0);
+  if (B.length !== A.length || E.length !== A.length || !A.every(fits) || !Number.isInteger(n) || n < 1 || n > total)
+    throw new StrutError(
+      "peft-shape",
+      `increlora: ${path} needs lora_A.j r×${inner}, lora_B.j ${out}×r and lora_E.j r×1 for each j, and a ranknum from 1 to their ${total} components; found ${A.length}, ${B.length} and ${E.length} tensors and ranknum ${n}`,
+      { hint: "The adapter was made for another base model, or the file is damaged." },
+    );
+  const [a, b, e] = [slice(concat(A, 0), 0, 0, n), slice(concat(B, 1), 1, 0, n), slice(reshape(concat(E, 0), [-1]), 0, 0, n)];
+  return { A: copyOf(a), B: copyOf(b), E: copyOf(e), used: count!, born: zeros([2, n], e.dtype as "f32") };
+}

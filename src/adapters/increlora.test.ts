@@ -2,6 +2,7 @@ import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { beforeAll, describe, expect, it } from "vitest";
+import { loadPublished } from "../../test/support/published.ts";
 import { throughDisk } from "../../test/support/through-disk.ts";
 import { tinyBatches, tinyModel } from "../../test/support/tiny-model.ts";
 import { forward, type Model } from "../models/index.ts";
@@ -435,5 +436,48 @@ describe("a trained IncreLoRA", () => {
     const { loaded, shapes } = await throughDisk(model, tinyModel(), [increlora]);
     for (const [name, shape] of shapes) if (name.endsWith("lora_A")) expect(shape[0]).toBe(1);
     close(await logits(loaded), await logits(model), 4);
+  });
+});
+
+describe("a file of the official IncreLoRA", () => {
+  /** Each component a tensor of its own under its index, and seven more of the reserve. */
+  async function lists(model: Model): Promise<Record<string, Tensor>> {
+    const held: Record<string, Tensor> = {};
+    for (const [path, { A, B, E, used }] of entriesOf(model)) {
+      const [a, b, e] = [await numbers(A), await numbers(B), await numbers(E)];
+      const [inner, out, r] = [A.shape[1]!, B.shape[0]!, E.size];
+      for (let j = 0; j < r + 7; j++) {
+        const reserve = j >= r;
+        held[`${path}.lora_A.${j}`] = tensor(reserve ? Array<number>(inner).fill(3) : a.slice(j * inner, (j + 1) * inner), [1, inner]);
+        held[`${path}.lora_B.${j}`] = tensor(reserve ? Array<number>(out).fill(3) : b.filter((_, at) => at % r === j), [out, 1]);
+        held[`${path}.lora_E.${j}`] = tensor(reserve ? [1] : [e[j]!], [1, 1]);
+      }
+      held[`${path}.ranknum`] = used;
+    }
+    return held;
+  }
+
+  it("is read index by index in the order of numbers, without its reserve, and trains on", async () => {
+    const options = { r: 4, targetRank: 4 };
+    const model = await make(options);
+    for (const [i, [, p]] of entriesOf(model).entries()) (p.E as Parameter).assign(tensor(Array.from({ length: 4 }, (_, k) => Math.sin(i + k))));
+    const again = await loadPublished(tinyModel(), increlora, options, await lists(model));
+    expect(await ranks(again)).toEqual(await ranks(model));
+    expect(await logits(again)).toEqual(await logits(model));
+    await train(again, { ...settings, steps: 1 });
+    expect(await logits(again)).not.toEqual(await logits(model));
+  });
+
+  it.each([
+    ["lora_B.1", undefined],
+    ["lora_E.0", () => zeros([2, 1])],
+    ["ranknum", () => tensor([10], [1])],
+  ])("is refused in a sentence with another %s", async (part, value) => {
+    const held = await lists(await make({ r: 2 }));
+    const key = Object.keys(held).find((name) => name.endsWith(part))!;
+    const { [key]: _, ...rest } = held;
+    await expect(loadPublished(tinyModel(), increlora, { r: 2 }, value ? { ...rest, [key]: value() } : rest)).rejects.toThrow(
+      /increlora: .* needs lora_A\.j .* and a ranknum from 1 to their \d components/,
+    );
   });
 });

@@ -24,7 +24,7 @@ import {
 } from "../tensor/index.ts";
 import { hostView } from "../tensor/tensor.ts";
 import { adapter, addAt } from "./adapter.ts";
-import { append, birthOf, clear, componentOf, growSite, reshapeTo, trained, trains, usedOf, type Components as Params } from "./components.ts";
+import { append, birthOf, clear, componentOf, fromLists, growSite, reshapeTo, trained, trains, usedOf, type Components as Params } from "./components.ts";
 import { countsByElement } from "./counts.ts";
 import { dropInput, loraOptions, loraPeftOptions } from "./lora.ts";
 import { orthogonalityLoss, smooth, type Smoothed } from "./sensitivity.ts";
@@ -221,6 +221,11 @@ export const increlora = adapter({
     return { params: { ...p, A: indexSelect(p.A, 0, kept), B: indexSelect(p.B, 1, kept), E: indexSelect(p.E, 0, kept), born: indexSelect(p.born, 1, kept) } };
   },
   layout: {
+    published(key) {
+      const [, module, part] = /^(.+)\.lora_([ABE])\.\d+$/.exec(key) ?? [];
+      return part && `${module}.lora_${part}`;
+    },
+    assemble: fromLists,
     options: loraPeftOptions,
     tensors: { linear: { A: "lora_A", B: "lora_B", E: "lora_E", used: "ranknum", born: "lora_born" } },
     frozen: ["used", "born"],
