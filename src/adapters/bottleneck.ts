@@ -21,8 +21,8 @@ export type BottleneckOptions = z.output<typeof bottleneckOptions>;
 const activations: Record<BottleneckOptions["nonLinearity"], (x: Tensor) => Tensor> = { gelu_new: (x) => gelu(x, "tanh"), relu, swish: silu };
 
 /** Last modules of the sublayers, by the names that models give them. */
-const behindAttention = /(^|\.)(self_attn\.o_proj|attn\.c_proj|self_attn\.out_proj|attention\.output\.dense|SelfAttention\.o)$/;
-const behindFeedForward = /(^|\.)(mlp\.down_proj|mlp\.c_proj|fc2|output\.dense|ffn\.lin2|DenseReluDense\.wo)$/;
+export const behindAttention = /(^|\.)(self_attn\.o_proj|attn\.c_proj|self_attn\.out_proj|attention\.output\.dense|SelfAttention\.o)$/;
+export const behindFeedForward = /(^|\.)(mlp\.down_proj|mlp\.c_proj|fc2|output\.dense|ffn\.lin2|DenseReluDense\.wo)$/;
 
 /** A serial adapter's targets, and the norms that train with it. */
 export function serialDefaults({ mhAdapter, outputAdapter, unfreezeLayerNorms }: BottleneckOptions, layers: readonly LayerSpec[]): Targeting {

@@ -1,6 +1,7 @@
 import { beforeAll, describe, expect, it } from "vitest";
 import { numbers, stir } from "../../test/laws/subject.ts";
 import { sample } from "../../test/support/gradients.ts";
+import { loadPublished } from "../../test/support/published.ts";
 import { linearSite, reloaded } from "../../test/support/site.ts";
 import { tinyBatches, tinyModel } from "../../test/support/tiny-model.ts";
 import { forward, type Model } from "../models/index.ts";
@@ -207,5 +208,92 @@ describe("compacter", () => {
   it("shares its factors only between sites of one width", async () => {
     const given = { width: 4, phmDim: 2, sharedWPhm: true };
     await expect(adapt(tinyModel(), compacter, given, { targets: ["o_proj", "up_proj"] })).rejects.toThrow(/one width; .* has 8 and .* 12/);
+  });
+});
+
+describe("a file of the paper's code or of AdapterHub", () => {
+  const foreign: Record<string, string> = {
+    Left: "W_left",
+    Right: "W_right",
+    W: "W",
+    Bias: "b",
+    Rule: "phm_rule",
+    RuleLeft: "phm_rule_left",
+    RuleRight: "phm_rule_right",
+  };
+  type Layout = (path: string, way: string, name: string) => string;
+  const paper: Layout = (path, way, name) => `${path.slice(0, path.lastIndexOf("."))}.adapter_controller.adapters.mrpc.${way}_sampler.${name}`;
+  const hub: Layout = (path, way, name) => {
+    const place = path.endsWith("o_proj") ? "attention" : "output";
+    return `${path.split(".").slice(0, 3).join(".")}.${place}_adapters.adapters.mrpc.adapter_${way === "down" ? "down.0" : way}.${name}`;
+  };
+  const settings = { width: 4, phmDim: 2, unfreezeLayerNorms: false };
+  const make = async (given: object): Promise<Model> => stir(await adapt(tinyModel(), compacter, { ...settings, ...given }, { seed: 7 }));
+
+  /** The adapter's tensors as that code stores them: shared ones of the paper's code at every module too. */
+  function stored(model: Model, layout: Layout): Record<string, Tensor> {
+    const { entries, shared } = attachedTo(model, "default")!;
+    const held: Record<string, Tensor> = {};
+    for (const [path, p] of entries)
+      for (const [name, x] of Object.entries(p)) {
+        const [, way, part] = /^(down|up)(.+)$/.exec(name)!;
+        held[layout(path, way!, foreign[part!]!)] = x;
+      }
+    for (const [name, x] of Object.entries(shared)) {
+      const [, way, part] = /^(down|up)?(.+)$/.exec(name)!;
+      const own = foreign[part!.charAt(0).toUpperCase() + part!.slice(1)]!;
+      if (layout === hub) held[`shared_parameters.mrpc.${way ? own.replace("W", `W_${way}`) : own}`] = x;
+      else {
+        if (!way) held[own] = x;
+        for (const path of entries.keys()) for (const side of way ? [way] : ["down", "up"]) held[layout(path, side, own)] = x;
+      }
+    }
+    return held;
+  }
+
+  it.each(
+    [
+      {},
+      { sharedPhmRule: false, factorizedPhmW: false },
+      { factorizedPhmRule: true, phmRank: 2 },
+      { sharedWPhm: true },
+      { sharedWPhm: true, factorizedPhmW: false },
+    ].flatMap((given) => [["the paper's", paper, given] as const, ["AdapterHub's", hub, given] as const]),
+  )("is read under its own keys: %s, %o %o", async (_, layout, given) => {
+    const model = await make(given);
+    const again = await loadPublished(tinyModel(), compacter, { ...settings, ...given }, stored(model, layout));
+    expect(await answer(again)).toEqual(await answer(model));
+    expect(await answer(again)).not.toEqual(await answer(tinyModel()));
+  });
+
+  it("takes T5's layers and BERT's, where adapters stand beside the sublayer's last matrix", () => {
+    const name = compacter.layout.published!;
+    const modules = ["encoder.block.0.layer.0.SelfAttention.o", "encoder.block.0.layer.1.DenseReluDense.wo", "l.0.attention.output.dense", "l.0.output.dense"];
+    const o = { sharedPhmRule: true };
+    expect(name("encoder.block.0.layer.0.adapter_controller.adapters.mrpc.down_sampler.W_left", modules, o)).toBe(
+      "base_model.model.encoder.block.0.layer.0.SelfAttention.o.phm_down_left",
+    );
+    expect(name("encoder.block.0.layer.1.adapter_controller.adapters.mrpc.up_sampler.b", modules, o)).toBe(
+      "base_model.model.encoder.block.0.layer.1.DenseReluDense.wo.phm_up_bias",
+    );
+    expect(name("l.0.output.adapters.mrpc.adapter_up.W_right", modules, o)).toBe("base_model.model.l.0.output.dense.phm_up_right");
+    expect(name("l.0.attention.output.adapters.mrpc.adapter_down.0.b", modules, o)).toBe("base_model.model.l.0.attention.output.dense.phm_down_bias");
+  });
+
+  it("is refused in a sentence where a tensor is missing, misshapen or unknown, or copies of the rules differ", async () => {
+    const held = stored(await make({}), paper);
+    const load = (tensors: Record<string, Tensor>) => loadPublished(tinyModel(), compacter, settings, tensors);
+    const key = paper("model.layers.0.mlp.down_proj", "down", "W_left");
+    const { [key]: left, ...rest } = held;
+    expect(left!.shape).toEqual([2, 4, 1]);
+    await expect(load(rest)).rejects.toThrow(/downLeft of model.layers.0.mlp.down_proj is missing, expected \[2,4,1\]/);
+    await expect(load({ ...rest, [key]: zeros([2, 1, 4]) })).rejects.toThrow(
+      /downLeft of model.layers.0.mlp.down_proj has shape \[2,1,4\], expected \[2,4,1\]/,
+    );
+    for (const name of [`${key}_too`, key.replace("W_left", "constructor"), key.replace("mlp", "norm")])
+      await expect(load({ ...held, [name]: zeros([1]) })).rejects.toThrow(`cannot place:\n1 × no part of this method:\n  + ${name}`);
+    await expect(load({ ...held, [paper("model.layers.0.mlp.down_proj", "up", "phm_rule")]: zeros([2, 2, 2]) })).rejects.toThrow(
+      /one shared tensor twice, with different values/,
+    );
   });
 });

@@ -1,9 +1,10 @@
 import { z } from "zod";
 import { add, matmul, Parameter, permute, reshape, sum, zeros, type Rng, type Tensor } from "../tensor/index.ts";
 import { StrutError } from "../errors.ts";
+import { peftKey } from "../formats/peft-keys.ts";
 import type { Site } from "../nn/contracts.ts";
 import { adapter, type InitContext } from "./adapter.ts";
-import { bottleneckOptions, normNames, norms, serialDefaults, serially, widthOf } from "./bottleneck.ts";
+import { behindAttention, behindFeedForward, bottleneckOptions, normNames, norms, serialDefaults, serially, widthOf } from "./bottleneck.ts";
 
 const options = bottleneckOptions.extend({
   phmDim: z.int().positive().default(4).describe("n: how many Kronecker terms, each with an n×n rule; must divide width and bottleneck; defaults to 4"),
@@ -88,13 +89,43 @@ function layerOf(prefix: "down" | "up", p: Params, shared: Params): PhmLayer {
 
 const names = ["Left", "Right", "W", "Bias", "Rule", "RuleLeft", "RuleRight"].flatMap((part) => [`down${part}`, `up${part}`]);
 const sharedNames = ["rule", "ruleLeft", "ruleRight", ...["Left", "Right", "W"].flatMap((part) => [`down${part}`, `up${part}`])];
-const snaked = (all: readonly string[]): Record<string, string> =>
-  Object.fromEntries(all.map((name) => [name, `phm_${name.replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`)}`]));
+const snake = (name: string): string => `phm_${name.replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`)}`;
+const snaked = (all: readonly string[]): Record<string, string> => Object.fromEntries(all.map((name) => [name, snake(name)]));
+
+/** What the paper's code and AdapterHub call a tensor of one direction: ours behind `down` or `up`. */
+const foreign = new Map(
+  Object.entries({ W_left: "Left", W_right: "Right", W: "W", b: "Bias", phm_rule: "Rule", phm_rule_left: "RuleLeft", phm_rule_right: "RuleRight" }),
+);
+/** `….layer.0.adapter_controller.adapters.TASK.down_sampler.W_left` of the paper's code. */
+const paper = /^(?<parent>.+)\.adapter_controller\.adapters\.[^.]+\.(?<way>down|up)_sampler\.(?<name>\w+)$/;
+/** `….output_adapters.adapters.NAME.adapter_down.0.W_left` of AdapterHub; in older versions `….output.adapters.NAME`. */
+const hub = /^(?<parent>.+?)(?:\.(?<place>attention|output)_adapters)?\.adapters\.[^.]+\.adapter_(?<way>down|up)(?:\.\d)?\.(?<name>\w+)$/;
+/** What is one for the model: `phm_rule` of the paper's, `shared_parameters.NAME.phm_rule` and `.W_down_left` of AdapterHub's. */
+const whole = /(?:^|\.)(?<name>phm_rule(?:_left|_right)?|W_(?<way>down|up)(?:_left|_right)?)$/;
+
+/** A key of either as ours. The paper's code stores shared tensors again at every module. */
+function published(key: string, modules: readonly string[], o: Readonly<Record<string, unknown>>): string | undefined {
+  const { parent, place, way, name } = { ...(paper.exec(key) ?? hub.exec(key))?.groups };
+  if (!parent) {
+    const one = whole.exec(key)?.groups;
+    const part = one && foreign.get(one["name"]!.replace(/_(down|up)/, ""))!;
+    return part && `base_model.${snake(one["way"] ? one["way"] + part : lower(part))}`;
+  }
+  const part = foreign.get(name!);
+  const rule = part?.startsWith("Rule");
+  if (part && (rule ? o["sharedPhmRule"] : o["sharedWPhm"] && part !== "Bias")) return `base_model.${snake(rule ? lower(part) : way + part)}`;
+  const sites = modules.filter((path) => {
+    const attention = behindAttention.test(path);
+    return path.startsWith(`${parent}.`) && (attention || behindFeedForward.test(path)) && (!place || attention === (place === "attention"));
+  });
+  return part && sites.length === 1 ? peftKey(sites[0]!, snake(way + part) as never) : undefined;
+}
 
 /**
  * Compacter: y + f(y·H_down + b)·H_up + b behind a sublayer's output y, each H = Σᵢ Cᵢ ⊗ (sᵢtᵢ), with one set of rules C for the
  * whole model. Karimi Mahabadi, Henderson & Ruder 2021, arXiv:2106.04647. Compacter++ is `mhAdapter: false`; a PHM-Adapter has
- * phmDim 12, factorizedPhmW and sharedPhmRule false. It starts near the base, not at it.
+ * phmDim 12, factorizedPhmW and sharedPhmRule false. It starts near the base, not at it. Tensors of the paper's code and of AdapterHub
+ * are read where a strut.json beside them gives the options.
  *
  * @example
  * const tuned = await adapt(model, compacter, { reductionFactor: 8, phmDim: 4 });
@@ -130,5 +161,5 @@ export const compacter = adapter({
     return { ...own("down", site.out, m), ...own("up", m, site.out), ...norms(site.out, o, dtype) };
   },
   forward: (_x, y, p, _site, o, _live, shared) => serially(y, p, o, (h, way) => phm(h, layerOf(way, p, shared))),
-  layout: { tensors: { linear: { ...snaked(names), ...normNames } }, shared: snaked(sharedNames), derived: true },
+  layout: { tensors: { linear: { ...snaked(names), ...normNames } }, shared: snaked(sharedNames), published, derived: true },
 });

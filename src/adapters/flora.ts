@@ -56,7 +56,8 @@ function updateOf({ G, P0, P1, P2, P3 }: Params, o: Options): LinearOperator {
 
 /**
  * FLoRA: ΔW = s·G ×₁P₀ ×₂P₁ ×₃P₂ ×₄P₃, a small core of the order of the weight; a linear layer's is s·P₁·Gᵀ·P₀ᵀ. The core starts at zero.
- * Si et al. 2024, arXiv:2405.14739. Not the optimiser Flora, nor federated FLoRA.
+ * Si et al. 2024, arXiv:2405.14739. Not the optimiser Flora, nor federated FLoRA. The official code's tensors are read where a
+ * strut.json beside them gives the options.
  *
  * @example
  * const tuned = await adapt(model, flora, { r: 8, scale: 4 });

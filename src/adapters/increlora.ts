@@ -182,7 +182,8 @@ function regime(o: Options): Regime<Params> {
 
 /**
  * IncreLoRA: ΔW = (α/n)·Σⱼ eⱼ·bⱼ·aⱼᵀ; sites start with one component and get more where Σ|ΔW ⊙ ∂L/∂ΔW| says so, until the mean is targetRank.
- * Zhang et al. 2023, arXiv:2308.12043. New components have a warm-up and Adam's counts of their own.
+ * Zhang et al. 2023, arXiv:2308.12043. New components have a warm-up and Adam's counts of their own. The official code's tensors
+ * are read where a strut.json beside them gives the options; the reserve is left out.
  *
  * @example
  * const tuned = await adapt(model, increlora, { targetRank: 2, increInterval: 50 });

@@ -13,6 +13,7 @@ import { noGrad, Parameter, Rng, scope, type Real, type Tensor } from "../tensor
 import { copiedLeaves, initialise, leafOf, takenFrom, tiedHead } from "./adapt.ts";
 import type { Adapter } from "./adapter.ts";
 import { newLive, tryOut, withAdapters, type AttachedAdapter, type Taken, type Targeting } from "./attach.ts";
+import { oneOf, refuseUnlike, sourcesOf } from "./published.ts";
 import { tokenRows } from "./tokens.ts";
 
 export interface LoadAdapterOptions {
@@ -183,32 +184,6 @@ interface Sorted {
   readonly shared: Readonly<Record<string, string>>;
 }
 
-/** Our keys, and for each those of the file that hold it. */
-function sourcesOf(base: Model, { weights, own }: AdapterDirectory, { layout }: Adapter, options: Options): Map<string, string[]> {
-  const sources = new Map<string, string[]>();
-  const modules = [...base.layers.keys()];
-  for (const key of weights.entries.keys()) {
-    const ours = (own && layout.published?.(key, modules, options)) ?? key;
-    sources.set(
-      ours,
-      [...(sources.get(ours) ?? []), key].sort((a, b) => a.localeCompare(b, "en", { numeric: true })),
-    );
-  }
-  return sources;
-}
-
-/** The tensor that several keys hold, which must agree. */
-async function oneOf(tensors: readonly Tensor[], keys: readonly string[], path: string): Promise<Tensor> {
-  if (tensors.length === 1) return tensors[0]!;
-  const [first, ...rest] = await Promise.all(tensors.map(async (x) => ({ shape: x.shape, values: await x.data() })));
-  const other = rest.findIndex(({ shape, values }) => String(shape) !== String(first!.shape) || values.some((value, i) => value !== first!.values[i]));
-  if (other < 0) return tensors[0]!;
-  throw new StrutError("peft-keys", `${path} holds one shared tensor twice, with different values: ${keys[0]} and ${keys[other + 1]}.`, {
-    path,
-    hint: "Set the option that shares it to false, or save the adapter again.",
-  });
-}
-
 function sortKeys(base: Model, { path, peft }: AdapterDirectory, { layout }: Adapter, sources: ReadonlyMap<string, readonly string[]>): Sorted {
   const former = peft && layout.formerly?.[peft.peft_type];
   const namesAt = (kind: keyof typeof layout.tensors): Readonly<Record<string, string>> => ({ ...layout.tensors[kind], ...former });
@@ -319,6 +294,10 @@ async function readSet(base: Model, directory: AdapterDirectory, description: De
         seed,
       )
     : { entries: new Map<string, Params>(), shared: {} };
+  if (layout.derived && [...sources].some(([ours, held]) => String(held) !== ours)) {
+    for (const [module, params] of made.entries) refuseUnlike(params, stored.get(module)!, module, path);
+    refuseUnlike(made.shared, storedShared, "the model", path);
+  }
   const entries = new Map<string, Params>(matched.map((module) => [module, { ...made.entries.get(module), ...stored.get(module) }]));
   const taken = await takenOnLoading(base, description, matched, optionsAt);
   const covered = { matched, unmatched: [], saved: savedModules(base, sorted.others, matched) };
