@@ -468,8 +468,15 @@ describe("a file of the official IncreLoRA", () => {
     expect(await logits(again)).not.toEqual(await logits(model));
   });
 
+  it("is refused in a sentence where a component is missing in the middle", async () => {
+    const held = Object.entries(await lists(await make({ r: 2 }))).filter(([name]) => !name.endsWith(".1"));
+    await expect(loadPublished(tinyModel(), increlora, { r: 2 }, Object.fromEntries(held))).rejects.toThrow(
+      /lacks (.+q_proj\.lora_A)\.1; \1\.2 stands in its place/,
+    );
+  });
+
   it.each([
-    ["lora_B.1", undefined],
+    ["lora_B.8", undefined],
     ["lora_E.0", () => zeros([2, 1])],
     ["ranknum", () => tensor([10], [1])],
   ])("is refused in a sentence with another %s", async (part, value) => {

@@ -8,7 +8,7 @@ import type { Adapter } from "./adapter.ts";
 /** Our keys, and for each those of the file that hold it, in the order of the numbers in them. */
 export function sourcesOf(
   base: Model,
-  { weights, own }: AdapterDirectory,
+  { weights, own, path }: AdapterDirectory,
   { layout }: Adapter,
   options: Readonly<Record<string, unknown>>,
 ): Map<string, string[]> {
@@ -20,7 +20,15 @@ export function sourcesOf(
     if (held) held.push(key);
     else sources.set(ours, [key]);
   }
-  for (const held of sources.values()) held.sort((a, b) => a.localeCompare(b, "en", { numeric: true }));
+  for (const [ours, held] of sources) {
+    held.sort((a, b) => a.localeCompare(b, "en", { numeric: true }));
+    const astray = layout.assemble ? held.findIndex((key, i) => key !== ours && !key.endsWith(`.${i}`)) : -1;
+    if (astray >= 0)
+      throw new StrutError("peft-keys", `${path} lacks ${ours}.${astray}; ${held[astray]} stands in its place.`, {
+        path,
+        hint: "The pieces of a tensor are numbered from 0; save the adapter again.",
+      });
+  }
   return sources;
 }
 
