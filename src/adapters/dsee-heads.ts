@@ -1,6 +1,7 @@
 import { StrutError } from "../errors.ts";
+import { largestPlaces } from "../models/largest.ts";
 import { layerAt, type Model } from "../models/model.ts";
-import { groupsOf, keptLines, largestPlaces, pruneModel, unitScores, type Lines } from "../models/pruning.ts";
+import { groupsOf, keptLines, pruneModel, unitScores, type Lines } from "../models/pruning.ts";
 import type { Params } from "../nn/contracts.ts";
 import { flatSparse } from "../operators/index.ts";
 import {

@@ -6,7 +6,7 @@ import { stir } from "../../test/laws/subject.ts";
 import { tinyModel } from "../../test/support/tiny-model.ts";
 import { forward, fullCache, loadModel, parameters, quantizeModel, randomModel, saveModel, unfreeze, type Model } from "../models/index.ts";
 import { layerAt, makeLayer, makeModel } from "../models/model.ts";
-import { chooseKept, keptLines, prune, pruneModel, type Kept } from "../models/pruning.ts";
+import { chooseKept, keptLines, prune, pruneModel, type Kept, type PruneOptions } from "../models/pruning.ts";
 import { noGrad, Parameter, Rng, start, tensor, type Tensor } from "../tensor/index.ts";
 import { train } from "../training/index.ts";
 import {
@@ -258,18 +258,33 @@ describe("recovery", () => {
 });
 
 describe("semi-structured and unstructured pruning", () => {
-  it.each(kinds)("zeroes two of every four entries of a row, or a share of each matrix, and cuts nothing (%s)", async (kind) => {
-    const base = bases[kind];
-    const [semi, unst] = [await prune(base, { variant: "semi", calibration }), await prune(base, { variant: "unst", ratio: 0.3, calibration })];
-    expect([semi.kept, unst.kept]).toEqual(Array.from({ length: 2 }, () => ({ neurons: new Map(), heads: new Map() })));
-    expect(count(parameters(unst.model))).toBe(count(parameters(base)));
-    const path = kind === "llama" ? "model.layers.1.self_attn.q_proj" : "transformer.h.1.attn.c_attn";
-    const [whole, half, some] = [await matrixOf(base, path), await matrixOf(semi.model, path), await matrixOf(unst.model, path)];
-    for (let at = 0; at < half.length; at += 4) expect(half.slice(at, at + 4).filter((w) => w !== 0).length).toBe(2);
-    expect(some.filter((w) => w === 0).length).toBe(Math.round(0.3 * whole.length));
-    for (const left of [half, some]) left.forEach((w, i) => expect(w === 0 || w === whole[i]).toBe(true));
-    const head = kind === "llama" ? "model.layers.0.self_attn.q_proj" : "transformer.h.0.attn.c_attn";
-    expect(await matrixOf(semi.model, head), "untouched").toEqual(await matrixOf(base, head));
+  it.each(kinds.flatMap((kind) => (["sparsegpt", "taylor"] as const).map((criterion) => [kind, criterion] as const)))(
+    "zeroes two of every four entries of a row, or a share of each matrix, and cuts nothing (%s, %s)",
+    async (kind, criterion) => {
+      const base = bases[kind];
+      const shared = { criterion, calibration } as const;
+      const [semi, unst] = [await prune(base, { variant: "semi", ...shared }), await prune(base, { variant: "unst", ratio: 0.3, ...shared })];
+      expect([semi.kept, unst.kept]).toEqual(Array.from({ length: 2 }, () => ({ neurons: new Map(), heads: new Map() })));
+      expect(count(parameters(unst.model))).toBe(count(parameters(base)));
+      const path = kind === "llama" ? "model.layers.1.self_attn.q_proj" : "transformer.h.1.attn.c_attn";
+      const [whole, half, some] = [await matrixOf(base, path), await matrixOf(semi.model, path), await matrixOf(unst.model, path)];
+      for (let at = 0; at < half.length; at += 4) expect(half.slice(at, at + 4).filter((w) => w !== 0).length).toBe(2);
+      expect(some.filter((w) => w === 0).length).toBe(Math.round(0.3 * whole.length));
+      for (const left of [half, some]) expect(left.every((w, i) => w === 0 || w === whole[i])).toBe(criterion === "taylor");
+      const head = kind === "llama" ? "model.layers.0.self_attn.q_proj" : "transformer.h.0.attn.c_attn";
+      expect(await matrixOf(semi.model, head), "untouched").toEqual(await matrixOf(base, head));
+    },
+  );
+
+  it("moves what stays so that the output changes less than by entries of least |W ⊙ ∂L/∂W| alone, and nothing where nothing goes", async () => {
+    const base = bases.llama;
+    const before = await logits(base);
+    const change = async (options: PruneOptions): Promise<number> => {
+      const after = await logits((await prune(base, { ...options, calibration })).model);
+      return Math.hypot(...after.map((y, i) => y - before[i]!));
+    };
+    for (const variant of ["semi", "unst"] as const) expect(await change({ variant })).toBeLessThan(0.9 * (await change({ variant, criterion: "taylor" })));
+    expect(await change({ variant: "unst", ratio: 0 })).toBe(0);
   });
 
   it.each(["semi", "unst"] as const)("masks the update in training, and recovery leaves the factors as they are (%s)", async (variant) => {

@@ -38,4 +38,4 @@ export function orthogonalityLoss(views: readonly View<{ A: Tensor; B: Tensor }>
   return scale(gaps.reduce(add), weight / gaps.length);
 }
 
-export { largestPlaces } from "../models/pruning.ts";
+export { largestPlaces } from "../models/largest.ts";

@@ -1,10 +1,25 @@
 import { z } from "zod";
 import { StrutError } from "../errors.ts";
-import { cast, globalMasks, hostNumbers, indexSelect, mul, noGrad, Parameter, Rng, scope, tensor, transpose, type Tensor } from "../tensor/index.ts";
+import {
+  cast,
+  contiguous,
+  globalMasks,
+  hostNumbers,
+  indexSelect,
+  mul,
+  noGrad,
+  Parameter,
+  Rng,
+  scope,
+  tensor,
+  transpose,
+  type Tensor,
+} from "../tensor/index.ts";
 import type { CalibrationBatches } from "./calibration.ts";
+import { largestPlaces } from "./largest.ts";
 import { layerAt, makeLayer, makeModel, type CoupledGroup, type Layer, type Model } from "./model.ts";
 import { coupledGroups, unitsLeft, withPruned } from "./pruned-config.ts";
-import type { SiteStatistics } from "./recorder.ts";
+import { inverseFactor, sparseGpt } from "./sparsegpt.ts";
 import { collectStatistics } from "./statistics.ts";
 
 /** The neurons and the heads (with grouped queries key/value heads) that a model keeps, in their order, by the depth of their block; blocks that are not named stay whole. */
@@ -21,7 +36,13 @@ export const pruneOptions = z.object({
     .enum(["stru", "rand", "semi", "unst"])
     .default("stru")
     .describe(
-      "what goes: stru, whole neurons and heads by first-order importance |W ⊙ ∂L/∂W|; rand, as many at random; semi, two of every four entries of a row, and unst, a share of each matrix, by that importance: these two only put zeros there, so they save no memory and no time; defaults to stru",
+      "what goes: stru, whole neurons and heads by first-order importance |W ⊙ ∂L/∂W|; rand, as many at random; semi, two of every four entries of a row, and unst, a share of each matrix, by the criterion: these two only put zeros there, so they save no memory and no time; defaults to stru",
+    ),
+  criterion: z
+    .enum(["sparsegpt", "taylor"])
+    .default("sparsegpt")
+    .describe(
+      "how semi and unst choose entries: sparsegpt, by what the layer's output loses, with the other entries of the row moved to make up for it; taylor, by |W ⊙ ∂L/∂W|, the others as they were; defaults to sparsegpt",
     ),
   ratio: z
     .number()
@@ -74,13 +95,6 @@ export function unitScores({ units, members }: CoupledGroup, scoresOf: (path: st
   return total;
 }
 
-/** The places of the n largest scores, ties to earlier ones, in order of place. */
-export const largestPlaces = (scores: ArrayLike<number>, n: number): number[] =>
-  Array.from(scores, (_, i) => i)
-    .sort((a, b) => scores[b]! - scores[a]! || a - b)
-    .slice(0, n)
-    .sort((a, b) => a - b);
-
 const ids = (index: Int32Array): Tensor => tensor(index, [index.length], "i32");
 
 function cut(layer: Layer, { side, index }: Lines): Layer {
@@ -108,24 +122,26 @@ export function pruneModel(model: Model, kept: Kept): Model {
   return makeModel({ ...model, layers, config: withPruned(model, left), adapters: new Map(), active: [] });
 }
 
-interface Choice {
-  readonly options: Parsed;
-  /** Of the blocks that are not left whole. */
-  readonly groups: readonly CoupledGroup[];
-  /** |W ⊙ ∂L/∂W| [out, in]. */
-  importance(path: string): Tensor;
-}
-
-async function choice(model: Model, { calibration, ...given }: PruneOptions): Promise<Choice> {
+/** The options, and the groups of the blocks that are not left whole. */
+function choice(model: Model, { calibration, ...given }: PruneOptions): { options: Parsed; groups: CoupledGroup[]; calibration: CalibrationBatches } {
   const options = parsed(given);
   const { depth } = model.dimensions;
   const [first, last] = options.untouched;
   const groups = groupsOf(model).filter((group) => group.depth >= first && group.depth < depth - last);
-  if (options.variant === "rand" || groups.length === 0) return { options, groups, importance: () => refuseUnseen() };
-  if (!calibration) refuseUnseen();
-  const sites = [...new Set(groups.flatMap(({ members }) => members.map(({ path }) => path)))];
-  const found = (await collectStatistics(model, calibration!, { wants: ["weightTimesGradient"], sites })).sites as ReadonlyMap<string, SiteStatistics>;
-  return { options, groups, importance: (path) => found.get(path)!.weightTimesGradient! };
+  if (!calibration && options.variant !== "rand" && groups.length > 0)
+    throw new StrutError("data", "the importance of neurons, heads and entries needs calibration batches", {
+      path: "calibration",
+      hint: 'Give them, or choose the variant "rand".',
+    });
+  return { options, groups, calibration: calibration ?? [] };
+}
+
+const pathsOf = (groups: readonly CoupledGroup[]): string[] => [...new Set(groups.flatMap(({ members }) => members.map(({ path }) => path)))];
+
+/** |W ⊙ ∂L/∂W| [out, in] of each matrix in these groups. */
+async function taylor(model: Model, groups: readonly CoupledGroup[], calibration: CalibrationBatches): Promise<(path: string) => Tensor> {
+  const { sites } = await collectStatistics(model, calibration, { wants: ["weightTimesGradient"], sites: pathsOf(groups) });
+  return (path) => sites.get(path)!.weightTimesGradient!;
 }
 
 function parsed(given: z.input<typeof pruneOptions>): Parsed {
@@ -133,13 +149,6 @@ function parsed(given: z.input<typeof pruneOptions>): Parsed {
   if (result.success) return result.data;
   const { path, message } = result.error.issues[0]!;
   throw new StrutError("option", `${path.join(".")} is ${JSON.stringify(given[path[0] as "ratio"])}: ${message}`, { path: path.join(".") });
-}
-
-function refuseUnseen(): never {
-  throw new StrutError("data", "the importance of neurons and heads needs calibration batches", {
-    path: "calibration",
-    hint: 'Give them, or choose the variant "rand".',
-  });
 }
 
 /**
@@ -150,16 +159,18 @@ function refuseUnseen(): never {
  * const kept = await chooseKept(base, { ratio: 0.5, variant: "rand" });
  */
 export async function chooseKept(model: Model, given: PruneOptions): Promise<Kept> {
-  const { options, groups, importance } = await choice(model, given);
+  const { options, groups, calibration } = choice(model, given);
   const { variant, ratio, seed } = options;
   if (variant === "semi" || variant === "unst")
     throw new StrutError("option", `the variant ${variant} keeps every row and column`, { path: "variant", hint: "Use prune() for it, or stru or rand here." });
   const kept = { neurons: new Map<number, Int32Array>(), heads: new Map<number, Int32Array>() };
+  if (groups.length === 0) return kept;
+  const importance = variant === "rand" ? undefined : await taylor(model, groups, calibration);
   for (const group of groups) {
     const { kind, depth, units } = group;
     const left = unitsLeft(kind, units, ratio);
     if (left === 0) throw new StrutError("option", `ratio ${ratio} leaves none of ${units} ${kind}`, { path: "ratio", hint: "Choose a smaller one." });
-    const scores = variant === "rand" ? new Rng(seed).fork(`prune/${kind}/${depth}`).permutation(units) : unitScores(group, importance);
+    const scores = importance ? unitScores(group, importance) : new Rng(seed).fork(`prune/${kind}/${depth}`).permutation(units);
     kept[kind].set(depth, Int32Array.from(largestPlaces(scores, left)));
   }
   return kept;
@@ -177,7 +188,7 @@ const nothing: Kept = { neurons: new Map(), heads: new Map() };
 
 /**
  * A smaller or sparser model to train an adapter on, and what it keeps of the rows and columns: all of them for semi and unst, which put
- * zeros into matrices of the same shape, so that they save no memory and no time. Nothing makes up for what goes (no SparseGPT update).
+ * zeros into matrices of the same shape, so that they save no memory and no time.
  *
  * @example
  * const { model: small, kept } = await prune(base, { ratio: 0.5, variant: "rand" });
@@ -188,15 +199,52 @@ export async function prune(model: Model, given: PruneOptions = {}): Promise<Pru
     const kept = await chooseKept(model, given);
     return { model: pruneModel(model, kept), kept, sparse: false };
   }
-  const { options, groups, importance } = await choice(model, given);
-  const layers = new Map(model.layers);
-  for (const { path } of groups.flatMap(({ members }) => members)) {
-    const layer = layerAt(model, path);
-    const mask = options.variant === "semi" ? halfOfFours(importance(path)) : largestEntries(importance(path), options.ratio);
-    const weight = noGrad(() => scope(() => mul(layer.weight, cast(layer.spec.transposed ? transpose(mask) : mask, layer.weight.dtype))));
-    layers.set(path, makeLayer(layer.spec, new Parameter(weight, `${path}.weight`, false), layer.bias));
+  const { options, groups, calibration } = choice(model, given);
+  const sparse = groups.length === 0 ? withMatrices(model, [], (_, W) => W) : await zeroEntries(model, groups, calibration, options);
+  return { model: sparse, kept: nothing, sparse: true };
+}
+
+/** The model with zeros in the matrices of these groups. */
+async function zeroEntries(
+  model: Model,
+  groups: readonly CoupledGroup[],
+  calibration: CalibrationBatches,
+  { variant, ratio, criterion }: Parsed,
+): Promise<Model> {
+  const sites = pathsOf(groups);
+  if (criterion === "taylor") {
+    const importance = await taylor(model, groups, calibration);
+    const masked = (path: string): Tensor => (variant === "semi" ? halfOfFours(importance(path)) : largestEntries(importance(path), ratio));
+    return withMatrices(model, sites, (path, W) => mul(W, cast(masked(path), W.dtype)));
   }
-  return { model: makeModel({ ...model, layers, adapters: new Map(), active: [] }), kept: nothing, sparse: true };
+  let made = model;
+  // each block sees what comes out of the blocks that have their zeros already
+  await collectStatistics(model, calibration, {
+    wants: ["inputGram"],
+    sites,
+    stream: "compensated",
+    replace: (block, before) =>
+      scope(() => {
+        const grams = new Set([...block.sites.values()].map(({ inputGram }) => inputGram!));
+        const factors = new Map([...grams].map((gram) => [gram, inverseFactor(gram)]));
+        const factorAt = (path: string): Tensor => factors.get(block.sites.get(path)!.inputGram!)!;
+        const sparsity = variant === "semi" ? "2:4" : { share: ratio };
+        return (made = withMatrices(before, [...block.sites.keys()], (path, W) => sparseGpt(W, factorAt(path), sparsity)));
+      }),
+  });
+  return made;
+}
+
+/** The model with other matrices [out, in] at these paths. Adapters are left behind. */
+function withMatrices(model: Model, sites: readonly string[], replaced: (path: string, W: Tensor) => Tensor): Model {
+  const layers = new Map(model.layers);
+  for (const path of sites) {
+    const { spec, weight, bias } = layerAt(model, path);
+    const turn = (x: Tensor): Tensor => (spec.transposed ? transpose(x) : x);
+    const value = noGrad(() => scope(() => contiguous(turn(replaced(path, turn(weight))))));
+    layers.set(path, makeLayer(spec, new Parameter(value, `${path}.weight`, false), bias));
+  }
+  return makeModel({ ...model, layers, adapters: new Map(), active: [] });
 }
 
 /** 1 at the two largest of every four entries of a row (of what is left at its end the larger half), else 0. */

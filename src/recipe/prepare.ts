@@ -96,13 +96,13 @@ export async function textBatches({ recipe, tokenizer, window }: Pick<Prepared, 
 /** The small base of a recipe: one that was written before, or one made from the gradients of the first batches. */
 async function prunedBase(
   base: Model,
-  { from, variant, ratio, untouched, calibrationBatches, align }: NonNullable<Recipe["prune"]>,
+  { from, variant, ratio, criterion, untouched, calibrationBatches, align }: NonNullable<Recipe["prune"]>,
   batches: BatchSource,
   seed: number,
 ): Promise<Pruned> {
   if (from === undefined) {
     const calibration = await Promise.all(Array.from({ length: calibrationBatches }, async (_, k) => batches.batch(k)));
-    return prune(base, { variant, ratio, untouched, seed, calibration });
+    return prune(base, { variant, ratio, criterion, untouched, seed, calibration });
   }
   if (align)
     throw new StrutError("recipe", "a base that was pruned before is taken as it is, so prune.align has no meaning", {
