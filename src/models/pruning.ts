@@ -1,5 +1,6 @@
 import { z } from "zod";
 import { StrutError } from "../errors.ts";
+import type { Task } from "../nn/contracts.ts";
 import {
   cast,
   contiguous,
@@ -53,7 +54,11 @@ export const pruneOptions = z.object({
   untouched: z.tuple([z.int().nonnegative(), z.int().nonnegative()]).default([1, 1]).describe("first and last blocks that stay whole; defaults to [1, 1]"),
   seed: z.int().nonnegative().default(0).describe("of a random choice; defaults to 0"),
 });
-export type PruneOptions = z.input<typeof pruneOptions> & { calibration?: CalibrationBatches };
+export type PruneOptions = z.input<typeof pruneOptions> & {
+  calibration?: CalibrationBatches;
+  /** The loss of calibration batches that have `inputs`. */
+  task?: Task;
+};
 type Parsed = z.output<typeof pruneOptions>;
 
 /** The groups of a model that can be cut; a sentence where there are none. */
@@ -122,8 +127,14 @@ export function pruneModel(model: Model, kept: Kept): Model {
   return makeModel({ ...model, layers, config: withPruned(model, left), adapters: new Map(), active: [] });
 }
 
+/** Calibration batches and the loss of those that have `inputs`. */
+interface Seen {
+  readonly calibration: CalibrationBatches;
+  readonly task: Task | undefined;
+}
+
 /** The options, and the groups of the blocks that are not left whole. */
-function choice(model: Model, { calibration, ...given }: PruneOptions): { options: Parsed; groups: CoupledGroup[]; calibration: CalibrationBatches } {
+function choice(model: Model, { calibration, task, ...given }: PruneOptions): { options: Parsed; groups: CoupledGroup[]; seen: Seen } {
   const options = parsed(given);
   const { depth } = model.dimensions;
   const [first, last] = options.untouched;
@@ -133,14 +144,14 @@ function choice(model: Model, { calibration, ...given }: PruneOptions): { option
       path: "calibration",
       hint: 'Give them, or choose the variant "rand".',
     });
-  return { options, groups, calibration: calibration ?? [] };
+  return { options, groups, seen: { calibration: calibration ?? [], task } };
 }
 
 const pathsOf = (groups: readonly CoupledGroup[]): string[] => [...new Set(groups.flatMap(({ members }) => members.map(({ path }) => path)))];
 
 /** |W ⊙ ∂L/∂W| [out, in] of each matrix in these groups. */
-async function taylor(model: Model, groups: readonly CoupledGroup[], calibration: CalibrationBatches): Promise<(path: string) => Tensor> {
-  const { sites } = await collectStatistics(model, calibration, { wants: ["weightTimesGradient"], sites: pathsOf(groups) });
+async function taylor(model: Model, groups: readonly CoupledGroup[], { calibration, task }: Seen): Promise<(path: string) => Tensor> {
+  const { sites } = await collectStatistics(model, calibration, { wants: ["weightTimesGradient"], sites: pathsOf(groups), ...(task ? { task } : {}) });
   return (path) => sites.get(path)!.weightTimesGradient!;
 }
 
@@ -159,13 +170,13 @@ function parsed(given: z.input<typeof pruneOptions>): Parsed {
  * const kept = await chooseKept(base, { ratio: 0.5, variant: "rand" });
  */
 export async function chooseKept(model: Model, given: PruneOptions): Promise<Kept> {
-  const { options, groups, calibration } = choice(model, given);
+  const { options, groups, seen } = choice(model, given);
   const { variant, ratio, seed } = options;
   if (variant === "semi" || variant === "unst")
     throw new StrutError("option", `the variant ${variant} keeps every row and column`, { path: "variant", hint: "Use prune() for it, or stru or rand here." });
   const kept = { neurons: new Map<number, Int32Array>(), heads: new Map<number, Int32Array>() };
   if (groups.length === 0) return kept;
-  const importance = variant === "rand" ? undefined : await taylor(model, groups, calibration);
+  const importance = variant === "rand" ? undefined : await taylor(model, groups, seen);
   for (const group of groups) {
     const { kind, depth, units } = group;
     const left = unitsLeft(kind, units, ratio);
@@ -199,27 +210,22 @@ export async function prune(model: Model, given: PruneOptions = {}): Promise<Pru
     const kept = await chooseKept(model, given);
     return { model: pruneModel(model, kept), kept, sparse: false };
   }
-  const { options, groups, calibration } = choice(model, given);
-  const sparse = groups.length === 0 ? withMatrices(model, [], (_, W) => W) : await zeroEntries(model, groups, calibration, options);
+  const { options, groups, seen } = choice(model, given);
+  const sparse = groups.length === 0 ? withMatrices(model, [], (_, W) => W) : await zeroEntries(model, groups, seen, options);
   return { model: sparse, kept: nothing, sparse: true };
 }
 
 /** The model with zeros in the matrices of these groups. */
-async function zeroEntries(
-  model: Model,
-  groups: readonly CoupledGroup[],
-  calibration: CalibrationBatches,
-  { variant, ratio, criterion }: Parsed,
-): Promise<Model> {
+async function zeroEntries(model: Model, groups: readonly CoupledGroup[], seen: Seen, { variant, ratio, criterion }: Parsed): Promise<Model> {
   const sites = pathsOf(groups);
   if (criterion === "taylor") {
-    const importance = await taylor(model, groups, calibration);
+    const importance = await taylor(model, groups, seen);
     const masked = (path: string): Tensor => (variant === "semi" ? halfOfFours(importance(path)) : largestEntries(importance(path), ratio));
     return withMatrices(model, sites, (path, W) => mul(W, cast(masked(path), W.dtype)));
   }
   let made = model;
   // each block sees what comes out of the blocks that have their zeros already
-  await collectStatistics(model, calibration, {
+  await collectStatistics(model, seen.calibration, {
     wants: ["inputGram"],
     sites,
     stream: "compensated",
