@@ -8,7 +8,7 @@ import { forward, fullCache, loadModel, parameters, quantizeModel, randomModel, 
 import { layerAt, makeLayer, makeModel } from "../models/model.ts";
 import { chooseKept, keptLines, prune, pruneModel, type Kept, type PruneOptions } from "../models/pruning.ts";
 import { noGrad, Parameter, Rng, start, tensor, type Tensor } from "../tensor/index.ts";
-import { train } from "../training/index.ts";
+import { languageModelling, train } from "../training/index.ts";
 import {
   adapt,
   adapterParameters,
@@ -148,6 +148,13 @@ describe("structured pruning", () => {
     expect([...kept.heads.get(1)!]).toEqual([0, 1, 3, 4]);
     expect([...kept.neurons.get(2)!]).not.toContain(3);
     expect([...kept.neurons.get(2)!]).not.toContain(8);
+  });
+
+  it("takes the loss of batches with inputs from a task, and asks for one", async () => {
+    const batches = [{ ids: [ids], inputs: { x: tensor(ids, [1, 16], "i32") } }];
+    const given = { ratio: 0.6, calibration: batches };
+    expect(await chooseKept(bases.llama, { ...given, task: languageModelling })).toEqual(await chooseKept(bases.llama, { ...given, calibration }));
+    await expect(chooseKept(bases.llama, given)).rejects.toThrow(/need a loss/);
   });
 
   it.each(kinds)("is loaded again from its folder, with the shapes that config.json gives each block (%s)", async (kind) => {

@@ -199,7 +199,8 @@ const nothing: Kept = { neurons: new Map(), heads: new Map() };
 
 /**
  * A smaller or sparser model to train an adapter on, and what it keeps of the rows and columns: all of them for semi and unst, which put
- * zeros into matrices of the same shape, so that they save no memory and no time.
+ * zeros into matrices of the same shape, so that they save no memory and no time. The zeros are SparseGPT's, block after block
+ * (Frantar & Alistarh 2023, arXiv:2301.00774).
  *
  * @example
  * const { model: small, kept } = await prune(base, { ratio: 0.5, variant: "rand" });
