@@ -1,7 +1,4 @@
-import { mkdtemp, rm } from "node:fs/promises";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
-import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { beforeAll, describe, expect, it } from "vitest";
 import { isOptimizer, methodById, methodIds } from "../../src/catalog.ts";
 import { StrutError } from "../../src/errors.ts";
 import { parameters, unfreeze, type Model } from "../../src/models/index.ts";
@@ -9,13 +6,11 @@ import type { Optimizer } from "../../src/optimizers/index.ts";
 import { start, toBytes } from "../../src/tensor/index.ts";
 import { train, type TrainOptions } from "../../src/training/index.ts";
 import { tinyBatches, tinyModel } from "../support/tiny-model.ts";
+import { inFolder } from "./scaffolds.ts";
 
-let dir: string;
 beforeAll(async () => {
   await start();
-  dir = await mkdtemp(join(tmpdir(), "strut-optimizers-"));
 });
-afterAll(() => rm(dir, { recursive: true, force: true }));
 
 const catalog: Optimizer[] = (await Promise.all(methodIds.map(methodById))).filter(isOptimizer);
 
@@ -33,7 +28,7 @@ const small: Readonly<Record<string, unknown>> = {
 const optionsOf = ({ options }: Optimizer): Record<string, unknown> =>
   Object.fromEntries(Object.entries(small).filter(([name]) => Object.hasOwn(options.shape, name)));
 
-const bits = (model: Model): string[] => [...parameters(model)].map(([name, w]) => `${name} ${Buffer.from(toBytes(w)).toString("base64")}`);
+const bits = (model: Model): string[] => [...parameters(model)].map(([name, w]) => `${name} ${toBytes(w).join()}`);
 const settings: TrainOptions = { batches: tinyBatches(3), steps: 7, learningRate: 0.02, schedule: "cosine", seed: 3 };
 
 async function trained(method: Optimizer, more: Partial<TrainOptions> = {}, options: Record<string, unknown> = {}): Promise<string[]> {
@@ -55,12 +50,14 @@ describe.each(catalog.map((method) => [method.id, method] as const))("%s", (id, 
 
   it("ends bit-equal when it is stopped after any step and resumed", async () => {
     const expected = await trained(method);
-    for (let step = 1; step < settings.steps!; step++) {
-      const checkpoint = { dir: join(dir, id, String(step)) };
-      const stop = new AbortController();
-      await trained(method, { checkpoint, signal: stop.signal, onEvent: (event) => void (event.event === "step" && event.step === step && stop.abort()) });
-      expect(await trained(method, { checkpoint, resume: true }), `resumed after step ${step}`).toEqual(expected);
-    }
+    await inFolder(async (folder) => {
+      for (let step = 1; step < settings.steps!; step++) {
+        const checkpoint = { dir: `${folder}/${step}` };
+        const stop = new AbortController();
+        await trained(method, { checkpoint, signal: stop.signal, onEvent: (event) => void (event.event === "step" && event.step === step && stop.abort()) });
+        expect(await trained(method, { checkpoint, resume: true }), `resumed after step ${step}`).toEqual(expected);
+      }
+    });
   });
 
   it("gives the same bits when weights move inside backward, or says why it cannot", async () => {
