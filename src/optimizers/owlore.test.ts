@@ -147,6 +147,12 @@ describe("the chances", () => {
     expect(warnings[0]).toContain("every block scores 0");
   });
 
+  it("are counted on rows that are a token longer than the context, as training has them", async () => {
+    const long = { ids: [Array.from({ length: 17 }, (_, i) => i % 16)] };
+    const found = await blockChances({ probMode: "owl", outlierThreshold: 1, calibrationBatches: 1 }, { ...run(deep()), batch: () => long });
+    expect(found).toHaveLength(DEPTH);
+  });
+
   it("draw blocks one after the other: inclusion is that of Plackett and Luce", () => {
     const p = [0.4, 0.3, 0.2, 0.1];
     const expected = p.map((own, i) => own + p.reduce((sum, other, j) => (i === j ? sum : sum + (other * own) / (1 - other)), 0));

@@ -1,5 +1,5 @@
 import { z } from "zod";
-import type { Model } from "../models/index.ts";
+import { areLanguage, type Model } from "../models/index.ts";
 import type { Regime, Transform } from "../nn/contracts.ts";
 import { adamCore } from "./adam-core.ts";
 import { adamw } from "./adamw.ts";
@@ -37,8 +37,12 @@ export async function blockChances(o: Pick<Options, "probMode" | "scores" | "out
   const each = (of: (index: number) => number): number[] => Array.from({ length: blocks }, (_, index) => of(index));
   const given = typeof o.scores === "string" ? await readScores(o.scores) : o.scores;
   const calibrated = async (): Promise<number[]> => {
+    const model = run.model as Model;
     const batches = await Promise.all(Array.from({ length: o.calibrationBatches }, async (_, k) => run.batch(k)));
-    return outlierScores(run.model as Model, batches, o.outlierThreshold);
+    // a row may have one token more than the context, which is only predicted
+    const most = areLanguage(model.dimensions) ? model.dimensions.context : Infinity;
+    const cut = batches.map((batch) => ({ ...batch, ids: batch.ids.map((row) => Array.from(row).slice(0, most)) }));
+    return outlierScores(model, cut, o.outlierThreshold);
   };
   switch (o.probMode) {
     case "uniform":
