@@ -6,6 +6,7 @@ import { parseArgs } from "node:util";
 import * as Plot from "@observablehq/plot";
 import { parseHTML } from "linkedom";
 import { median } from "./measure.ts";
+import { mean, spread } from "./trends/recipe.ts";
 
 // npm run pretraining -- pretrain | finetune [--steps N] [--only ID,…]: optimisers on real text, by the command line as a user would.
 
@@ -151,9 +152,6 @@ interface Row {
 }
 
 const last = (found: Run | undefined): number => found?.curve.at(-1)?.loss ?? Infinity;
-const mean = (numbers: readonly number[]): number => numbers.reduce((sum, x) => sum + x, 0) / numbers.length;
-const spread = (numbers: readonly number[]): number =>
-  Math.sqrt(numbers.reduce((sum, x) => sum + (x - mean(numbers)) ** 2, 0) / Math.max(1, numbers.length - 1));
 
 async function rowOf(course: Course, label: string, entry: Entry): Promise<Row> {
   const tries = await together(entry.rates.map((rate) => () => run(course, entry, rate, searchSteps, 0)));

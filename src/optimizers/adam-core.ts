@@ -25,9 +25,11 @@ export interface AdamOptions {
 
 const beta = z.number().min(0).lt(1);
 
+export const betas = z.tuple([beta, beta]).default([0.9, 0.999]).describe("decay of the averages of gradients and of their squares; defaults to [0.9, 0.999]");
+
 /** The options that Adam's relatives share. */
 export const adamOptions = ({ eps }: { eps: number }) => ({
-  betas: z.tuple([beta, beta]).default([0.9, 0.999]).describe("decay of the averages of gradients and of their squares; defaults to [0.9, 0.999]"),
+  betas,
   eps: z.number().positive().default(eps).describe(`added to the denominator; defaults to ${eps}`),
   state: z
     .enum(["f32", "bf16", "8bit"])

@@ -2,15 +2,13 @@ import { z } from "zod";
 import { StrutError } from "../errors.ts";
 import type { ParameterLink, State, Transform } from "../nn/contracts.ts";
 import { add, affine, div, full, minimum, mul, norm, sqrt, square, sub, sumSquares, zeros, type Tensor } from "../tensor/index.ts";
-import { adamCore } from "./adam-core.ts";
+import { adamCore, betas } from "./adam-core.ts";
 import { composed } from "./composed.ts";
 import { projection } from "./galore.ts";
 import { accumulate, scaleInPlace } from "./in-place.ts";
 import { correctBias, decayAfterUpdate, scaleByLearningRate } from "./links.ts";
 import { chain, optimizer } from "./optimizer.ts";
 import { directions, inSubspace, type SubspaceStep } from "./subspace.ts";
-
-const beta = z.number().min(0).lt(1);
 
 const options = z.object({
   lr: z.number().nonnegative().default(0.01).describe("learning rate; defaults to 0.01"),
@@ -38,8 +36,8 @@ const options = z.object({
     .enum(["adamw", "rmsprop"])
     .default("adamw")
     .describe("optimiser inside: adamw, or rmsprop without momentum and bias correction; defaults to adamw"),
-  betas: z.tuple([beta, beta]).default([0.9, 0.999]).describe("decay of adamw's averages; defaults to [0.9, 0.999]"),
-  beta: beta.default(0.9).describe("decay of rmsprop's average of squares; defaults to 0.9"),
+  betas,
+  beta: z.number().min(0).lt(1).default(0.9).describe("decay of rmsprop's average of squares; defaults to 0.9"),
   eps: z.number().positive().default(1e-6).describe("added to √v; defaults to 1e-6"),
   weightDecay: z.number().nonnegative().default(0).describe("pull of the weights towards 0, times the learning rate, after the update; defaults to 0"),
 });

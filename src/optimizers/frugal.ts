@@ -1,7 +1,7 @@
 import { z } from "zod";
 import type { Transform } from "../nn/contracts.ts";
 import { add, sub } from "../tensor/index.ts";
-import { adamCore } from "./adam-core.ts";
+import { adamCore, betas } from "./adam-core.ts";
 import { blockOrder, blocks } from "./blocks.ts";
 import { composed } from "./composed.ts";
 import { coordinates } from "./coordinates.ts";
@@ -12,11 +12,9 @@ import { inactiveUpdateRule, shareOf, stateFree } from "./state-free.ts";
 import { directions, inSubspace } from "./subspace.ts";
 import { targetModules } from "./targets.ts";
 
-const beta = z.number().min(0).lt(1);
-
 export const frugalOptions = z.object({
   lr: z.number().nonnegative().default(1e-3).describe("learning rate; defaults to 1e-3"),
-  betas: z.tuple([beta, beta]).default([0.9, 0.999]).describe("decay of the averages of gradients and of their squares; defaults to [0.9, 0.999]"),
+  betas,
   eps: z.number().positive().default(1e-8).describe("added to the denominator; defaults to 1e-8"),
   weightDecay: z.number().nonnegative().default(0.01).describe("pull of the weights towards 0, times the learning rate; defaults to 0.01"),
   mode: z

@@ -1,6 +1,6 @@
 import { z } from "zod";
 import type { ParameterLink, Transform } from "../nn/contracts.ts";
-import { adamCore } from "./adam-core.ts";
+import { adamCore, betas } from "./adam-core.ts";
 import { composed } from "./composed.ts";
 import { decayAfterUpdate, scaleByLearningRate } from "./links.ts";
 import { chain, optimizer } from "./optimizer.ts";
@@ -60,10 +60,7 @@ export const galore = optimizer({
   paper: "arXiv:2403.03507",
   options: z.object({
     lr: z.number().nonnegative().default(0.01).describe("learning rate; defaults to 0.01"),
-    betas: z
-      .tuple([z.number().min(0).lt(1), z.number().min(0).lt(1)])
-      .default([0.9, 0.999])
-      .describe("decay of the averages in the subspace; defaults to [0.9, 0.999]"),
+    betas,
     eps: z.number().positive().default(1e-6).describe("added to √v; defaults to 1e-6"),
     weightDecay: z.number().nonnegative().default(0).describe("pull of the weights towards 0, times the learning rate, after the update; defaults to 0"),
     scale: z.number().default(0.25).describe("factor of projected updates; defaults to 0.25"),

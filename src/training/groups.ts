@@ -1,15 +1,8 @@
 import { StrutError } from "../errors.ts";
-import { pythonPattern } from "../formats/peft-regexp.ts";
 import type { ParameterGroup } from "../nn/contracts.ts";
+import { isNamed } from "../optimizers/targets.ts";
 import type { Parameter } from "../tensor/index.ts";
 import type { NamedGroup, TrainOptions } from "./options.ts";
-
-const isPattern = (text: string): boolean => /[\\^$*+?()[\]|]/.test(text);
-
-/** Whether a name has one of the parts, or is all of what one of the patterns says. */
-function matches(match: string | readonly string[], name: string): boolean {
-  return [match].flat().some((one) => name.includes(one) || (isPattern(one) && pythonPattern(one, "groups").fullmatch(name)));
-}
 
 /**
  * The groups of a run: named ones with their parameters, each of those in the first that matches, and vectors without decay where
@@ -37,7 +30,7 @@ export function groupsOf(
 }
 
 function claim({ match }: NamedGroup, trained: ReadonlyMap<string, Parameter>, used: Set<Parameter>): Parameter[] {
-  const named = [...trained].filter(([name]) => matches(match, name));
+  const named = [...trained].filter(([name]) => isNamed([match].flat(), name, "groups"));
   if (named.length === 0)
     throw new StrutError("option", `the parameter group ${JSON.stringify(match)} matches nothing that trains`, {
       path: "groups",
