@@ -99,7 +99,7 @@ async function trainRecipe(options: Options, command: Command, io: Io): Promise<
     else print(io, `\n${describedMemory(memory, process)}`);
   }
   if (!result.stopped) return;
-  if (!json) print(io, `\nStopped. To go on: strut train${options.recipe === undefined ? "" : ` --recipe ${options.recipe}`} --out ${out} --resume`);
+  if (!json) print(io, `\nStopped. To go on: strut train${sourceFlags(options)} --out ${out} --resume`);
   throw new Exit(130);
 }
 
@@ -121,6 +121,14 @@ const describedRun = ({ recipe, model, base, pruned, coverage, parameters: { tra
     ],
     ["backend", backendText(engine())],
   ]);
+
+/** What was named on the command line to train from, to be named again. */
+function sourceFlags({ recipe, fromScratch, tokenizer, data }: Options): string {
+  const flags = { recipe, "from-scratch": fromScratch, tokenizer, data };
+  return Object.entries(flags)
+    .map(([flag, value]) => (value === undefined ? "" : ` --${flag} ${value}`))
+    .join("");
+}
 
 /** Most memory this process had, in bytes. */
 const peakRss = (): number => process.resourceUsage().maxRSS * 1024;

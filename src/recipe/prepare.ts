@@ -4,6 +4,7 @@ import { splitTail, textsOf, tokenBatches, tokenStream, type BatchSource } from 
 import { StrutError } from "../errors.ts";
 import type { Tokenizer } from "../formats/tokenizer.ts";
 import { languageDimensions, loadModel, parameters, prune, unfreeze, type Model, type Pruned } from "../models/index.ts";
+import type { Batch } from "../nn/contracts.ts";
 import { start, type Parameter } from "../tensor/index.ts";
 import { freshModel, openModel, openText, type Opened } from "./open.ts";
 import type { Recipe } from "./schema.ts";
@@ -93,6 +94,8 @@ export async function textBatches({ recipe, tokenizer, window }: Pick<Prepared, 
   return tokenBatches(stream, { window, rows: recipe.training.batchSize, seed: recipe.training.seed });
 }
 
+const firstBatches = (batches: BatchSource, count: number): Promise<Batch[]> => Promise.all(Array.from({ length: count }, async (_, k) => batches.batch(k)));
+
 /** The small base of a recipe: one that was written before, or one made from the gradients of the first batches. */
 async function prunedBase(
   base: Model,
@@ -101,7 +104,7 @@ async function prunedBase(
   seed: number,
 ): Promise<Pruned> {
   if (from === undefined) {
-    const calibration = await Promise.all(Array.from({ length: calibrationBatches }, async (_, k) => batches.batch(k)));
+    const calibration = await firstBatches(batches, calibrationBatches);
     return prune(base, { variant, ratio, criterion, untouched, seed, calibration });
   }
   if (align)
@@ -169,7 +172,7 @@ export async function withTrainable(base: Model, recipe: Recipe, batches: BatchS
       hint: "strut methods lists the adapters.",
     });
   const initializer = recipe.initializer === undefined ? undefined : { method: await initializerById(recipe.initializer), options: recipe.initializerOptions };
-  const calibration = await Promise.all(Array.from({ length: recipe.calibrationBatches }, async (_, k) => batches.batch(k)));
+  const calibration = await firstBatches(batches, recipe.calibrationBatches);
   const adapted = await adapt(base, method, recipe.options, { ...targeting, seed: recipe.training.seed, calibration, ...(initializer ? { initializer } : {}) });
   if (!recipe.fromScratch) return adapted;
   // the rest of a random model cannot stay as it is: embeddings, norms and head train beside the adapter

@@ -167,6 +167,13 @@ describe("training from scratch", () => {
     expect(untold.err).toMatch(/is a config\.json, which brings no tokenizer\.?\n.*tokenizer/);
   });
 
+  it("says how to go on with all that was named", async () => {
+    await writeFile(to("few.txt"), "Once upon a time. ".repeat(900));
+    const { code, out } = await strutIn({ signal: AbortSignal.abort() }, "train", ...scratch, "--data", to("few.txt"), "--out", to("halted"));
+    expect(code).toBe(130);
+    expect(out).toContain(`Stopped. To go on: strut train ${scratch.join(" ")} --data ${to("few.txt")} --out ${to("halted")} --resume\n`);
+  });
+
   it("reads texts that are packed, and says so of one that is broken", async () => {
     await writeFile(to("packed.txt.gz"), gzipSync("Once upon a time. ".repeat(900)));
     expect((await strut("train", ...scratch, "--data", to("packed.txt.gz"), "--out", to("packed"))).code).toBe(0);
