@@ -3,9 +3,10 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { beforeAll, describe, expect, it } from "vitest";
 import { tinyBatches, tinyModel } from "../../test/support/tiny-model.ts";
+import { adapt, adapterParameters, attachedTo, dsee } from "../adapters/index.ts";
 import { evaluate, parameters, unfreeze, type Model } from "../models/index.ts";
 import { addDecayedWeights, chain, scaleByLearningRate, scaleInPlace } from "../optimizers/index.ts";
-import { start } from "../tensor/index.ts";
+import { isReal, start, toBytes } from "../tensor/index.ts";
 import { train, type TrainOptions } from "./index.ts";
 
 beforeAll(() => start());
@@ -60,6 +61,18 @@ describe("averaged weights", () => {
     await train(resumed, { ...options, checkpoint: { dir }, resume: true });
     expect(await weight(resumed)).toEqual(await weight(whole));
     await rm(dir, { recursive: true });
+  });
+
+  it("leave an adapter's masks to the run: they are those of one without averages", async () => {
+    const masks = async (options: Partial<TrainOptions>): Promise<string[]> => {
+      const model = await adapt(tinyModel(), dsee, { r: 1, numSparse: 3, adPruningRatio: 0.5 }, { targets: ["q_proj"] });
+      await train(model, { ...settings, ...options });
+      const own = [...adapterParameters(attachedTo(model, "default")!)].filter(([, { dtype }]) => !isReal(dtype));
+      return own.map(([name, w]) => `${name} ${toBytes(w).join()}`);
+    };
+    const plain = await masks({});
+    expect(plain).toHaveLength(2);
+    expect(await masks({ ema: { decay: 0.8 } })).toEqual(plain);
   });
 
   it("need a decay below 1", async () => {

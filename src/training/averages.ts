@@ -1,6 +1,6 @@
 import type { State } from "../nn/contracts.ts";
 import { accumulate } from "../optimizers/in-place.ts";
-import { keep, type Parameter, type Tensor } from "../tensor/index.ts";
+import { isReal, keep, type Parameter, type Tensor } from "../tensor/index.ts";
 import { copyOf, hostView } from "../tensor/tensor.ts";
 
 /** Exponential moving averages of what trains (Polyak & Juditsky 1992): a ← decay·a + (1 − decay)·w. */
@@ -11,7 +11,8 @@ export class Averages {
   readonly state: { [name: string]: Tensor } = {};
 
   constructor(trained: ReadonlyMap<string, Parameter>, decay: number) {
-    this.#trained = trained;
+    // indices and masks are kept in checkpoints too, and have no average
+    this.#trained = new Map([...trained].filter(([, w]) => isReal(w.dtype)));
     this.#decay = decay;
   }
 
